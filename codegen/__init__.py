@@ -1,0 +1,1 @@
+"""From a model to a model file: capture, TensorIR, schedules, code, plan, package."""

@@ -1,0 +1,1 @@
+"""Emitters: from lowered kernels to the code that a target's driver loads."""

@@ -1,0 +1,1 @@
+"""TensorIR generators, one file per kernel class."""

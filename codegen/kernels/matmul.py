@@ -1,0 +1,273 @@
+"""Matrix products over panel weights: one register tile serves GEMV, GEMM and both forms of the expert product.
+
+A tile of the kernel is one panel of outputs (`codegen.layout.Panels`), so a weight is read once per call, in order, by one
+thread. Where several tokens come at once, the panel stays in the cache while blocks of `rows` tokens pass over it; blocks
+behind the valid tokens are left out. With routing, the tokens of one expert are taken together through the slot lists that
+RouterTopk sorts, so each expert's panel is read once per chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tvm.script.ir_builder import tirx as T
+
+from mossnet_tg.codegen.kernels import maths
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, load_f32, local, when
+from mossnet_tg.codegen.schedules.cpu import CpuSchedule
+from mossnet_tg.ops import ExpertMatmul
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of one matrix: elements [k][width] from `base` in `buffer`."""
+
+    buffer: Buffer
+    base: Expr
+    dtype: str
+
+
+class Tile:
+    """The sums of `len(rows)` rows over one panel of each matrix; `sum(m, r, j, v)` is lane v of row r's j-th vector.
+
+    The sums are registers while they grow. Then they are laid down once, so that the epilogue can be a loop over the rows:
+    unrolled like the sums it would be most of the kernel's code.
+    """
+
+    def __init__(self, s: CpuSchedule, n_k: int, rows: Sequence[Callable[[Expr], Expr]], panels: Sequence[Panel]) -> None:
+        self.schedule, self.n_rows = s.matmul, len(rows)
+        m = s.matmul
+        # One row alone would wait for its own additions; several rows hide that by themselves.
+        self.n_parts = min(m.unroll_k, n_k) if self.n_rows == 1 else 1
+        accs = [local(self.n_parts * self.n_rows * m.width) for _ in panels]
+        for acc in accs:
+            with T.unroll(self.n_parts * self.n_rows * m.vectors) as i, T.vectorized(m.lanes) as v:
+                T.buffer_store(acc, T.float32(0), [i * m.lanes + v])
+        whole = n_k // self.n_parts * self.n_parts
+        with T.serial(whole // self.n_parts) as k:
+            for part in range(self.n_parts):
+                self._step(accs, rows, panels, k * self.n_parts + part, part)
+        for k in range(whole, n_k):
+            self._step(accs, rows, panels, k, 0)
+        self.sums = [self._laid_down(acc) for acc in accs]
+
+    def _step(self, accs: list[Buffer], rows: Sequence[Callable[[Expr], Expr]], panels: Sequence[Panel], k: Expr, part: int) -> None:
+        m = self.schedule
+        for acc, panel in zip(accs, panels, strict=True):
+            for r, row in enumerate(rows):
+                for j in range(m.vectors):
+                    with T.vectorized(m.lanes) as v:
+                        at = (part * self.n_rows + r) * m.width + j * m.lanes + v
+                        weight = load_f32(panel.buffer, panel.base + k * m.width + j * m.lanes + v, panel.dtype)
+                        T.buffer_store(acc, acc[at] + row(k) * weight, [at])
+
+    def _laid_down(self, acc: Buffer) -> Buffer:
+        m, n = self.schedule, self.n_rows * self.schedule.width
+        sums = local(n)
+        with T.unroll(self.n_rows * m.vectors) as i, T.vectorized(m.lanes) as v:
+            total = acc[i * m.lanes + v]
+            for part in range(1, self.n_parts):
+                total = total + acc[part * n + i * m.lanes + v]
+            T.buffer_store(sums, total, [i * m.lanes + v])
+        return sums
+
+    def sum(self, matrix: int, r: Expr, j: int, v: Expr) -> Expr:
+        return self.sums[matrix][r * self.schedule.width + j * self.schedule.lanes + v]
+
+
+def store_row(s: CpuSchedule, n_out: int, panel: Expr, store: Callable[[int, Expr, Expr], None]) -> None:
+    """Call store(j, v, n) for every lane v of every vector j of the panel whose output n = n(panel, j, v) exists."""
+    m = s.matmul
+    for j in range(m.vectors):
+        first = panel * m.width + j * m.lanes
+
+        def vector(j: int = j, first: Expr = first) -> None:
+            with T.vectorized(m.lanes) as v:
+                store(j, v, first + v)
+
+        if n_out % m.width == 0:
+            vector()
+            continue
+        when(first + m.lanes <= n_out, vector)
+        if n_out % m.lanes:
+            tail = n_out % m.lanes
+            with T.If(T.And(first < n_out, first + m.lanes > n_out)), T.Then(), T.serial(tail) as v:
+                store(j, v, first + v)
+
+
+def n_panels(s: CpuSchedule, n_out: int) -> int:
+    return -(-n_out // s.matmul.width)
+
+
+def linear(
+    name: str,
+    s: CpuSchedule,
+    params: Sequence[Param],
+    n_tokens: int,
+    n_in: int,
+    n_out: int,
+    weight: int,
+    tokens: int | None,
+    row: Callable[[list[Buffer], Expr, Expr], Expr],
+    store: Callable[[list[Buffer], Expr, Expr, Expr], None],
+) -> Generated:
+    """A dense product y[t, n] = epilogue(sum_k x(t, k) W[n, k]).
+
+    `row(buffers, t, k)` is x as an expression, `store(buffers, t, n, sum)` emits the epilogue; `weight` and `tokens` are the
+    positions of W and of the params buffer (None for one token, which is always valid) among `params`.
+    """
+    n_rows = s.rows(n_tokens)
+    with cpu_kernel(name, params) as k, T.serial(k.lo, k.hi) as panel:
+        w = Panel(k.buffers[weight], panel * (n_in * s.matmul.width), params[weight].dtype)
+
+        def block(first: Expr) -> None:
+            tile = Tile(s, n_in, [lambda i, r=r: row(k.buffers, first + r, i) for r in range(n_rows)], [w])
+            with T.serial(n_rows) as r:
+                store_row(s, n_out, panel, lambda j, v, n: store(k.buffers, first + r, n, tile.sum(0, r, j, v)))
+
+        if n_tokens == 1:
+            block(0)
+        else:
+            assert tokens is not None
+            with T.serial(blocks(k.buffers[tokens][0], n_rows)) as b:
+                block(b * n_rows)
+    return Generated(k.func, params, n_panels(s, n_out), n_tokens * n_in * n_out)
+
+
+def blocks(n: Expr, size: int) -> Expr:
+    """How many blocks of `size` cover n."""
+    return (n + (size - 1)) // size
+
+
+def expert_params(op: ExpertMatmul, weight_dtype: str, s: CpuSchedule) -> list[Param]:
+    """The buffers of an ExpertMatmul, in the op's order."""
+    slots = op.n_tokens * op.top_k
+    weight = op.n_experts * n_panels(s, op.n_out) * op.n_in * s.matmul.width
+    combine = op.epilogue == "combine"
+    params = [
+        Param("out", op.n_tokens * op.n_out if combine else slots * op.n_out, written=True, read=combine),
+        Param("x", (slots if op.per_slot else op.n_tokens) * op.x_stride),
+        Param("weight", weight, weight_dtype),
+    ]
+    if op.epilogue == "softplus":
+        params.append(Param("bias", op.n_experts * op.n_out))
+    elif op.epilogue == "swiglu":
+        params.append(Param("weight3", weight, weight_dtype))
+    elif combine:
+        params.append(Param("residual", op.n_tokens * op.n_out))
+    if combine and op.routed:
+        params.append(Param("gates", slots))
+    if op.routed:
+        params += [Param("idx", slots, "int32"), Param("groups", op.n_experts + 1 + slots, "int32")]
+    return [*params, Param("params", 2, "int32")]
+
+
+def expert_matmul(name: str, op: ExpertMatmul, weight_dtype: str, s: CpuSchedule) -> Generated:
+    panels = n_panels(s, op.n_out)
+    params = expert_params(op, weight_dtype, s)
+    # With one token each slot's panel is a tile of its own, unless the slots are added up.
+    spread = op.n_tokens == 1 and op.epilogue != "combine"
+    with cpu_kernel(name, params) as k, T.serial(k.lo, k.hi) as tile:
+        buffers = {p.name: b for p, b in zip(params, k.buffers, strict=True)}
+        body = _ExpertBody(op, s, buffers, weight_dtype, tile % panels if spread else tile)
+        if spread:
+            body.one_token(tile // panels)
+        elif op.n_tokens == 1:
+            body.one_token_combined()
+        elif op.routed:
+            body.grouped()
+        else:
+            body.dense()
+    work = op.n_tokens * op.top_k * op.n_in * op.n_out
+    return Generated(k.func, params, panels * (op.top_k if spread else 1), work)
+
+
+class _ExpertBody:
+    """The four loop structures of an ExpertMatmul around the same register tile, for one panel of outputs."""
+
+    def __init__(self, op: ExpertMatmul, s: CpuSchedule, buffers: dict[str, Buffer], dtype: str, panel: Expr) -> None:
+        self.op, self.s, self.buffers, self.dtype, self.panel = op, s, buffers, dtype, panel
+
+    def one_token(self, slot: Expr) -> None:
+        """Decode: the panel of one slot."""
+        expert = self._expert(slot)
+        tile = Tile(self.s, self.op.n_in, [self._row(slot)], self._panels(expert))
+        self._store(tile, 0, slot, expert)
+
+    def one_token_combined(self) -> None:
+        """Decode: the gated sum of all slots, in order."""
+        m, out, residual = self.s.matmul, self.buffers["out"], self.buffers["residual"]
+        total = local(m.width)
+        with T.unroll(m.vectors) as j, T.vectorized(m.lanes) as v:
+            T.buffer_store(total, T.float32(0), [j * m.lanes + v])
+        with T.serial(self.op.top_k) as slot:
+            tile = Tile(self.s, self.op.n_in, [self._row(slot)], self._panels(self._expert(slot)))
+            gate = self.buffers["gates"][slot] if self.op.routed else T.float32(1)
+            for j in range(m.vectors):
+                with T.vectorized(m.lanes) as v:
+                    at = j * m.lanes + v
+                    T.buffer_store(total, total[at] + gate * tile.sum(0, 0, j, v), [at])
+        store_row(self.s, self.op.n_out, self.panel, lambda j, v, n: T.buffer_store(out, residual[n] + total[j * m.lanes + v], [n]))
+
+    def dense(self) -> None:
+        """Prefill, every expert on every token."""
+        n_rows, tokens = self.s.rows(self.op.n_tokens), self.buffers["params"][0]
+        if self.op.epilogue == "combine":
+            self._copy_residual(tokens)
+        with T.serial(self.op.top_k) as expert, T.serial(blocks(tokens, n_rows)) as b:
+            slots = [(b * n_rows + r) * self.op.top_k + expert for r in range(n_rows)]
+            tile = Tile(self.s, self.op.n_in, [self._row(slot) for slot in slots], self._panels(expert))
+            with T.serial(n_rows) as r:
+                self._store(tile, r, (b * n_rows + r) * self.op.top_k + expert, expert)
+
+    def grouped(self) -> None:
+        """Prefill, the tokens of each expert together."""
+        op, n_rows, groups = self.op, self.s.rows(self.op.n_tokens), self.buffers["groups"]
+        if op.epilogue == "combine":
+            self._copy_residual(self.buffers["params"][0])
+        with T.serial(op.n_experts) as expert, T.serial(blocks(groups[expert + 1] - groups[expert], n_rows)) as b:
+            first, last = groups[expert] + b * n_rows, groups[expert + 1] - 1
+            at = local(n_rows, "int32")
+            for r in range(n_rows):
+                # Rows behind the expert's last slot repeat it; only the real ones are stored.
+                T.buffer_store(at, groups[op.n_experts + 1 + T.min(first + r, last)], [r])
+            tile = Tile(self.s, op.n_in, [self._row(at[r]) for r in range(n_rows)], self._panels(expert))
+            with T.serial(T.min(n_rows, last + 1 - first)) as r:
+                self._store(tile, r, groups[op.n_experts + 1 + first + r], expert)
+
+    def _expert(self, slot: Expr) -> Expr:
+        return self.buffers["idx"][slot] if self.op.routed else slot
+
+    def _row(self, slot: Expr) -> Callable[[Expr], Expr]:
+        base = (slot if self.op.per_slot else slot // self.op.top_k) * self.op.x_stride
+        return lambda k: self.buffers["x"][base + k]
+
+    def _panels(self, expert: Expr) -> list[Panel]:
+        base = (expert * n_panels(self.s, self.op.n_out) + self.panel) * (self.op.n_in * self.s.matmul.width)
+        names = ("weight", "weight3") if self.op.epilogue == "swiglu" else ("weight",)
+        return [Panel(self.buffers[name], base, self.dtype) for name in names]
+
+    def _store(self, tile: Tile, r: Expr, slot: Expr, expert: Expr) -> None:
+        """The epilogue of row r, which belongs to `slot`."""
+        op, out = self.op, self.buffers["out"]
+
+        def store(j: int, v: Expr, n: Expr) -> None:
+            value = tile.sum(0, r, j, v)
+            at = slot * op.n_out + n
+            if op.epilogue == "softplus":
+                value = maths.softplus(value + self.buffers["bias"][expert * op.n_out + n])
+            elif op.epilogue == "swiglu":
+                value = maths.silu(value) * tile.sum(1, r, j, v)
+            elif op.epilogue == "combine":
+                at = (slot // op.top_k) * op.n_out + n
+                gate = self.buffers["gates"][slot] if op.routed else T.float32(1)
+                value = out[at] + gate * value
+            T.buffer_store(out, value, [at])
+
+        store_row(self.s, op.n_out, self.panel, store)
+
+    def _copy_residual(self, tokens: Expr) -> None:
+        out, residual, n_out = self.buffers["out"], self.buffers["residual"], self.op.n_out
+        with T.serial(tokens) as t:
+            store_row(self.s, n_out, self.panel, lambda j, v, n: T.buffer_store(out, residual[t * n_out + n], [t * n_out + n]))

@@ -1,0 +1,75 @@
+"""RouterTopk: a handful of numbers a token, so one tile; then the counting sort that groups the tokens by expert."""
+
+from __future__ import annotations
+
+from tvm.script.ir_builder import tirx as T
+
+from mossnet_tg.codegen.kernels import maths
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, local
+from mossnet_tg.ops import RouterTopk
+
+_LOWEST = -3.4028234663852886e38
+
+
+def router_topk(name: str, op: RouterTopk) -> Generated:
+    E, k = op.n_experts, op.top_k
+    slots = op.n_tokens * k
+    params = [
+        Param("gates", slots, written=True, read=False),
+        Param("idx", slots, "int32", written=True),
+        Param("groups", E + 1 + slots, "int32", written=True),
+        Param("logits", op.n_tokens * E),
+        Param("params", 2, "int32"),
+    ]
+    with cpu_kernel(name, params) as kernel, T.serial(kernel.lo, kernel.hi):
+        gates, idx, groups, logits, tokens = kernel.buffers
+        with T.serial(tokens[0]) as t:
+            _one_token(op, gates, idx, logits, t)
+        _group(op, idx, groups, tokens[0] * k)
+    return Generated(kernel.func, params, 1, op.n_tokens * E * (k + 16))
+
+
+def _one_token(op: RouterTopk, gates: Buffer, idx: Buffer, logits: Buffer, t: Expr) -> None:
+    E, k = op.n_experts, op.top_k
+    scores, powers = local(E), local(E)
+    top, total, best, chosen = local(1), local(1), local(1), local(1, "int32")
+    T.buffer_store(top, T.float32(_LOWEST), [0])
+    with T.serial(E) as e:
+        T.buffer_store(scores, logits[t * E + e], [e])
+        T.buffer_store(top, T.max(top[0], logits[t * E + e]), [0])
+    T.buffer_store(total, T.float32(0), [0])
+    with T.serial(E) as e:
+        T.buffer_store(powers, maths.exp(scores[e] - top[0]), [e])
+        T.buffer_store(total, total[0] + powers[e], [0])
+    if op.norm_topk:
+        T.buffer_store(total, T.float32(0), [0])
+    with T.serial(k) as j:
+        T.buffer_store(best, T.float32(_LOWEST), [0])
+        T.buffer_store(chosen, T.int32(0), [0])
+        with T.serial(E) as e, T.If(scores[e] > best[0]), T.Then():  # strictly larger: ties stay with the lowest
+            T.buffer_store(best, scores[e], [0])
+            T.buffer_store(chosen, e, [0])
+        T.buffer_store(scores, T.float32(_LOWEST), [chosen[0]])
+        T.buffer_store(idx, chosen[0], [t * k + j])
+        T.buffer_store(gates, powers[chosen[0]], [t * k + j])
+        if op.norm_topk:
+            T.buffer_store(total, total[0] + powers[chosen[0]], [0])
+    with T.serial(k) as j:
+        T.buffer_store(gates, gates[t * k + j] / total[0], [t * k + j])
+
+
+def _group(op: RouterTopk, idx: Buffer, groups: Buffer, n_slots: Expr) -> None:
+    """groups[e] becomes where expert e's slots begin, groups[E] their number; then the slots themselves."""
+    E = op.n_experts
+    ends = local(E + 1, "int32")
+    with T.serial(E + 1) as e:
+        T.buffer_store(ends, T.int32(0), [e])
+    with T.serial(n_slots) as s:
+        T.buffer_store(ends, ends[idx[s] + 1] + 1, [idx[s] + 1])
+    with T.serial(E) as e:
+        T.buffer_store(ends, ends[e + 1] + ends[e], [e + 1])
+    with T.serial(E + 1) as e:
+        T.buffer_store(groups, ends[e], [e])
+    with T.serial(n_slots) as s:
+        T.buffer_store(groups, s, [E + 1 + ends[idx[s]]])
+        T.buffer_store(ends, ends[idx[s]] + 1, [idx[s]])

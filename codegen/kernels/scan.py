@@ -1,0 +1,204 @@
+"""RoutedScan, the routed-expert recurrence: a tile is a vector of channels, for all tokens and experts.
+
+Three loop structures, all without communication between tiles:
+
+- **token-sequential**: token by token, slot by slot, the state in memory. Decode.
+- **grouped by expert**: expert by expert, that expert's tokens in order (through RouterTopk's slot lists, or all tokens), its
+  state and decay rates of the tile in registers for as long as the expert lasts. Prefill.
+- **mixed** (param_mix): token by token, one state in registers, the selected experts' parameters mixed on the way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from mossnet_tg.codegen.kernels import maths
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, channel_tiles, cpu_kernel, for_channels, local
+from mossnet_tg.codegen.schedules.cpu import CpuSchedule
+from mossnet_tg.ops import RoutedScan
+
+
+def scan_params(op: RoutedScan) -> list[Param]:
+    """The buffers of a RoutedScan, in the op's order."""
+    T_, X, N, E = op.n_tokens, op.d_inner, op.d_state, op.n_experts
+    slots = T_ * n_slots(op)
+    params = [
+        Param("y", T_ * X, written=True),
+        Param("h", (E if op.mode == "separate_state" else 1) * N * X, written=True),
+        Param("x", T_ * X),
+        Param("xz", T_ * 2 * X),
+        Param("dt", slots * X),
+        Param("p", slots * (op.dt_rank + 2 * N)),
+        Param("A", (1 if op.shared_a else E) * N * X),
+        Param("D", X),
+    ]
+    if E > 1:
+        routed = T_ * op.top_k
+        params += [Param("gates", routed), Param("idx", routed, "int32"), Param("groups", E + 1 + routed, "int32")]
+    return [*params, Param("params", 2, "int32")]
+
+
+def n_slots(op: RoutedScan) -> int:
+    """The experts whose dt and p each token brings."""
+    return op.n_experts if op.update == "all" else op.top_k
+
+
+def routed_scan(name: str, op: RoutedScan, s: CpuSchedule) -> Generated:
+    params = scan_params(op)
+    with cpu_kernel(name, params) as k, T.serial(k.lo, k.hi) as tile:
+        buffers = {p.name: b for p, b in zip(params, k.buffers, strict=True)}
+
+        def channels(c: Expr, lanes: int) -> None:
+            body = _Channels(op, s, buffers, c, lanes)
+            if op.mode == "param_mix":
+                body.mixed()
+            elif s.scan_grouped(op.n_tokens):
+                body.grouped_by_expert()
+            else:
+                body.token_sequential()
+
+        for_channels(op.d_inner, s.lanes, tile, channels)
+    work = 20 * op.n_tokens * n_slots(op) * op.d_state * op.d_inner
+    return Generated(k.func, params, channel_tiles(op.d_inner, s.lanes), work)
+
+
+class _Channels:
+    """The recurrence for `lanes` channels from channel `c` on."""
+
+    def __init__(self, op: RoutedScan, s: CpuSchedule, b: dict[str, Buffer], c: Expr, lanes: int) -> None:
+        self.op, self.schedule, self.b, self.c, self.lanes = op, s, b, c, lanes
+        self.every = op.update == "all" or op.n_experts == 1  # each token moves every state
+
+    def token_sequential(self) -> None:
+        op, b = self.op, self.b
+        acc, step, drive = local(self.lanes), local(self.lanes), local(self.lanes)
+        with T.serial(b["params"][0]) as t:
+            with T.vectorized(self.lanes) as v:
+                T.buffer_store(acc, b["D"][self.c + v] * self._x(t, v), [v])
+            with T.serial(n_slots(op)) as j:
+                slot = t * n_slots(op) + j
+                expert = j if self.every else b["idx"][t * op.top_k + j]
+                self._load_step(step, drive, t, slot)
+                with T.serial(op.d_state) as n, T.vectorized(self.lanes) as v:
+                    at = self._state(expert, n, v)
+                    new = self._advance(b["h"][at], b["A"][self._rate(expert, n, v)], step[v], drive[v], self._B(slot, n))
+                    T.buffer_store(b["h"], new, [at])
+                    T.buffer_store(acc, acc[v] + self._gate(t, slot, expert) * self._C(slot, n) * new, [v])
+            with T.vectorized(self.lanes) as v:
+                T.buffer_store(b["y"], acc[v] * self._silu_z(t, v), [t * op.d_inner + self.c + v])
+
+    def grouped_by_expert(self) -> None:
+        op, b, X = self.op, self.b, self.op.d_inner
+        h, acc, step, drive = local(op.d_state * self.lanes), local(self.lanes), local(self.lanes), local(self.lanes)
+        with T.serial(b["params"][0]) as t, T.vectorized(self.lanes) as v:
+            T.buffer_store(b["y"], b["D"][self.c + v] * self._x(t, v), [t * X + self.c + v])
+        with T.serial(op.n_experts) as expert:
+            with self._states() as n, T.vectorized(self.lanes) as v:
+                T.buffer_store(h, b["h"][self._state(expert, n, v)], [n * self.lanes + v])
+            first = T.int32(0) if self.every else b["groups"][expert]
+            last = b["params"][0] if self.every else b["groups"][expert + 1]
+            with T.serial(first, last) as i:
+                slot = i * n_slots(op) + expert if self.every else b["groups"][op.n_experts + 1 + i]
+                t = i if self.every else slot // op.top_k
+                self._load_step(step, drive, t, slot)
+                with T.vectorized(self.lanes) as v:
+                    T.buffer_store(acc, T.float32(0), [v])
+                with self._states() as n, T.vectorized(self.lanes) as v:
+                    at = n * self.lanes + v
+                    new = self._advance(h[at], b["A"][self._rate(expert, n, v)], step[v], drive[v], self._B(slot, n))
+                    T.buffer_store(h, new, [at])
+                    T.buffer_store(acc, acc[v] + self._C(slot, n) * new, [v])
+                with T.vectorized(self.lanes) as v:
+                    at = t * X + self.c + v
+                    T.buffer_store(b["y"], b["y"][at] + self._gate(t, slot, expert) * acc[v], [at])
+            with self._states() as n, T.vectorized(self.lanes) as v:
+                T.buffer_store(b["h"], h[n * self.lanes + v], [self._state(expert, n, v)])
+        with T.serial(b["params"][0]) as t, T.vectorized(self.lanes) as v:
+            at = t * X + self.c + v
+            T.buffer_store(b["y"], b["y"][at] * self._silu_z(t, v), [at])
+
+    def mixed(self) -> None:
+        op, b, routed = self.op, self.b, self.op.n_experts > 1
+        h, acc, step, drive = local(op.d_state * self.lanes), local(self.lanes), local(self.lanes), local(self.lanes)
+        with self._states() as n, T.vectorized(self.lanes) as v:
+            T.buffer_store(h, b["h"][self._state(0, n, v)], [n * self.lanes + v])
+        with T.serial(b["params"][0]) as t:
+            slots = [t * op.top_k + j for j in range(op.top_k)]
+            gates = [b["gates"][slot] if routed else T.float32(1) for slot in slots]
+            experts = [0 if op.shared_a or not routed else b["idx"][slot] for slot in slots]
+
+            def mix(values: list[Expr]) -> Expr:
+                total = gates[0] * values[0]
+                for gate, value in zip(gates[1:], values[1:], strict=True):
+                    total = total + gate * value
+                return total
+
+            with T.vectorized(self.lanes) as v:
+                T.buffer_store(acc, b["D"][self.c + v] * self._x(t, v), [v])
+                T.buffer_store(step, mix([b["dt"][slot * op.d_inner + self.c + v] for slot in slots]), [v])
+                T.buffer_store(drive, self._drive(step[v], self._x(t, v)), [v])
+            with self._states() as n:
+                B, C = T.bind(mix([self._B(slot, n) for slot in slots])), T.bind(mix([self._C(slot, n) for slot in slots]))
+                with T.vectorized(self.lanes) as v:
+                    at = n * self.lanes + v
+                    rate = T.bind(mix([b["A"][self._rate(expert, n, v)] for expert in experts]))
+                    new = self._advance(h[at], rate, step[v], drive[v], B)
+                    T.buffer_store(h, new, [at])
+                    T.buffer_store(acc, acc[v] + C * new, [v])
+            with T.vectorized(self.lanes) as v:
+                T.buffer_store(b["y"], acc[v] * self._silu_z(t, v), [t * op.d_inner + self.c + v])
+        with self._states() as n, T.vectorized(self.lanes) as v:
+            T.buffer_store(b["h"], h[n * self.lanes + v], [self._state(0, n, v)])
+
+    # ---- the pieces
+
+    def _states(self) -> Any:
+        """The loop over N: unrolled, the state becomes registers; a long one stays a loop over the cache."""
+        return T.unroll(self.op.d_state) if self.op.d_state <= self.schedule.scan_unroll else T.serial(self.op.d_state)
+
+    def _load_step(self, step: Buffer, drive: Buffer, t: Expr, slot: Expr) -> None:
+        with T.vectorized(self.lanes) as v:
+            T.buffer_store(step, self.b["dt"][slot * self.op.d_inner + self.c + v], [v])
+            T.buffer_store(drive, self._drive(step[v], self._x(t, v)), [v])
+
+    def _drive(self, step: Expr, x: Expr) -> Expr:
+        """What multiplies B, but for zoh's factor: Delta x, or x."""
+        return step * x if self.op.discretization == "mamba" else x
+
+    def _advance(self, old: Expr, rate: Expr, step: Expr, drive: Expr, B: Expr) -> Expr:
+        """h_t of SPEC.md; `rate` is A log2(e)."""
+        decay = T.bind(maths.exp2(step * rate))
+        if self.op.discretization == "zoh":
+            drive = drive * ((decay - T.float32(1)) * T.float32(maths.LOG2E) / rate)
+        return T.bind(decay * old + drive * B)
+
+    def _gate(self, t: Expr, slot: Expr, expert: Expr) -> Expr:
+        op, b = self.op, self.b
+        if op.n_experts == 1:
+            return T.float32(1)
+        if op.update == "selected":
+            return b["gates"][slot]
+        gate = T.float32(0)
+        for j in range(op.top_k):
+            gate = gate + T.Select(b["idx"][t * op.top_k + j] == expert, b["gates"][t * op.top_k + j], T.float32(0))
+        return gate
+
+    def _x(self, t: Expr, v: Expr) -> Expr:
+        return self.b["x"][t * self.op.d_inner + self.c + v]
+
+    def _silu_z(self, t: Expr, v: Expr) -> Expr:
+        return maths.silu(self.b["xz"][t * (2 * self.op.d_inner) + self.op.d_inner + self.c + v])
+
+    def _state(self, state: Expr, n: Expr, v: Expr) -> Expr:
+        return (state * self.op.d_state + n) * self.op.d_inner + self.c + v
+
+    def _rate(self, expert: Expr, n: Expr, v: Expr) -> Expr:
+        return self._state(0 if self.op.shared_a else expert, n, v)
+
+    def _B(self, slot: Expr, n: Expr) -> Expr:
+        return self.b["p"][slot * (self.op.dt_rank + 2 * self.op.d_state) + self.op.dt_rank + n]
+
+    def _C(self, slot: Expr, n: Expr) -> Expr:
+        return self._B(slot, n + self.op.d_state)

@@ -1,0 +1,324 @@
+"""The plan of a model: which kernels run in which order, and where every buffer lies.
+
+Each entry (decode, prefill, score) is the captured parts of the model strung together, a layer's calls repeated with its own
+weights and states. Kernels that are the same are one. Temporaries share the arena: two may overlap when they are never
+needed at the same step.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinygrad.uop.ops import UOp
+
+from mossnet_tg import model
+from mossnet_tg.codegen import layout, moss_file, tensorir
+from mossnet_tg.codegen.capture import Call, Graph, Ref, Spec, capture
+from mossnet_tg.codegen.kernels.build import Generated, itemsize
+from mossnet_tg.codegen.kernels.dispatch import generate_op
+from mossnet_tg.codegen.schedules.cpu import CpuSchedule
+from mossnet_tg.config import Config
+
+_DTYPE = {"float32": moss_file.DType.F32, "float16": moss_file.DType.F16, "bfloat16": moss_file.DType.BF16, "int32": moss_file.DType.I32}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter in the model file: where it comes from, its type, how it is laid out and where it lies."""
+
+    name: str
+    parameter: model.Parameter
+    dtype: str
+    layout: layout.Layout
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def bytes(self) -> int:
+        return layout.n_elements(self.layout, self.shape) * itemsize(self.dtype)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A kernel of the plan before it is machine code."""
+
+    name: str
+    generated: Generated
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call: `function` on buffers, by index into the plan's."""
+
+    function: int
+    args: tuple[int, ...]
+    label: str
+
+
+@dataclass
+class Plan:
+    """Everything that `package` writes, but for the code."""
+
+    config: Config
+    chunk: int
+    context: int
+    weights: list[Weight]
+    functions: list[Function] = field(default_factory=list)
+    buffers: list[moss_file.Buffer] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    entries: list[moss_file.Entry] = field(default_factory=list)
+    state_bytes: int = 0
+    arena_bytes: int = 0
+    io_bytes: int = 0
+
+    @property
+    def weights_bytes(self) -> int:
+        return self.weights[-1].offset + self.weights[-1].bytes
+
+
+Progress = Callable[[str], None]
+
+
+def make_plan(c: Config, dtypes: Mapping[str, str], n_a: int, s: CpuSchedule, chunk: int, context: int, progress: Progress) -> Plan:
+    """The plan for configuration `c`.
+
+    `dtypes` are the checkpoint tensors' types by SPEC.md's names (float32, float16, bfloat16), `n_a` the leading axis of A_log,
+    `chunk` the tokens of a prefill, `context` the tokens that attention without a window can hold.
+    """
+    plan = Plan(c, chunk, context if _needs_context(c) else 0, list(_weights(c, dtypes, n_a, s)))
+    _Builder(plan, s, progress).build()
+    return plan
+
+
+def _needs_context(c: Config) -> bool:
+    return bool(c.swa.layers) and c.swa.window is None
+
+
+def _weights(c: Config, dtypes: Mapping[str, str], n_a: int, s: CpuSchedule) -> Iterator[Weight]:
+    """Every parameter, placed: outer ones first, then layer by layer in the order of use."""
+    offset = 0
+    groups = [("", model.outer_parameters(c))]
+    groups += [(f"layers.{i}.", model.layer_parameters(c, i, n_a)) for i in range(c.n_layer)]
+    for prefix, parameters in groups:
+        for name, p in parameters.items():
+            dtype = dtypes[prefix + p.source] if p.matrix and p.source else "float32"
+            how = layout.Panels(s.matmul.width) if p.matrix else layout.Plain()
+            weight = Weight(prefix + name, p, dtype, how, p.shape, offset)
+            yield weight
+            offset = _align(offset + weight.bytes)
+
+
+def _align(offset: int) -> int:
+    return -(-offset // moss_file.BUFFER_ALIGN) * moss_file.BUFFER_ALIGN
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A captured part of the model: its calls, the prefix of its weights and states, how many tokens it works on."""
+
+    calls: list[Call]
+    prefix: str
+    n_tokens: int
+
+
+class _Builder:
+    def __init__(self, plan: Plan, s: CpuSchedule, progress: Progress) -> None:
+        self.plan, self.s, self.progress = plan, s, progress
+        self.c = plan.config
+        self.weights = {w.name: w for w in plan.weights}
+        self.captured: dict[Any, list[Call]] = {}
+        self.functions: dict[Any, int] = {}
+        self.kernels: dict[bytes, tensorir.Kernel] = {}
+        self.buffer_index: dict[moss_file.Buffer, int] = {}
+        self.states = self._place_states()
+        self.io = self._place_io()
+
+    # ---- buffers with a place of their own
+
+    def _place_states(self) -> dict[str, moss_file.Buffer]:
+        found, offset = {}, 0
+        for i in range(self.c.n_layer):
+            for name, shape in model.state_shapes(self.c, i, self.plan.context).items():
+                size = layout.n_elements(layout.Plain(), shape) * 4
+                full = f"layers.{i}.{name}"
+                found[full] = moss_file.Buffer(full, moss_file.Region.STATE, moss_file.DType.F32, offset, size)
+                offset = _align(offset + size)
+        self.plan.state_bytes = offset
+        return found
+
+    def _place_io(self) -> dict[str, moss_file.Buffer]:
+        found, offset = {}, 0
+        logits = 4 * self.c.vocab_size
+        for name, dtype, size in (
+            ("params", moss_file.DType.I32, 4 * 2),
+            ("ids", moss_file.DType.I32, 4 * self.plan.chunk),
+            ("logits", moss_file.DType.F32, logits),
+            ("all_logits", moss_file.DType.F32, logits * self.plan.chunk),
+        ):
+            found[name] = moss_file.Buffer(name, moss_file.Region.IO, dtype, offset, size)
+            offset = _align(offset + size)
+        self.plan.io_bytes = offset
+        return found
+
+    def _index(self, buffer: moss_file.Buffer) -> int:
+        if buffer not in self.buffer_index:
+            self.buffer_index[buffer] = len(self.plan.buffers)
+            self.plan.buffers.append(buffer)
+        return self.buffer_index[buffer]
+
+    # ---- entries
+
+    def build(self) -> None:
+        chunk, kinds = self.plan.chunk, moss_file.EntryKind
+        for kind, n_tokens, n_logits in ((kinds.DECODE, 1, 1), (kinds.PREFILL, chunk, 1), (kinds.SCORE, chunk, chunk)):
+            self.progress(f"plan {kind.name.lower()}")
+            first = len(self.plan.steps)
+            logits = self.io["logits" if n_logits == 1 else "all_logits"]
+            self._entry(list(self._parts(n_tokens, n_logits)), logits)
+            ids, params = self._index(self.io["ids"]), self._index(self.io["params"])
+            count = len(self.plan.steps) - first
+            self.plan.entries.append(moss_file.Entry(kind.name.lower(), kind, first, count, n_tokens, n_logits, ids, params, self._index(logits)))
+
+    def _parts(self, n_tokens: int, n_logits: int) -> Iterator[_Part]:
+        c, h = self.c, {"h": Spec((n_tokens, self.c.d_model))}
+        ids = {"ids": Spec((n_tokens,), "int32")}
+        outer = self._specs("", model.outer_parameters(c))
+        yield _Part(self._capture("embed", lambda w, s, i: model.embed(w, i["ids"]), outer, {}, ids), "", n_tokens)
+        for layer in range(c.n_layer):
+            prefix = f"layers.{layer}."
+            weights = self._specs(prefix, [name[len(prefix) :] for name in self.weights if name.startswith(prefix)])
+            states = {name: Spec(shape) for name, shape in model.state_shapes(c, layer, self.plan.context).items()}
+
+            def graph(w: Any, s: Any, i: Any, layer: int = layer) -> Any:
+                return model.layer(c, layer, w, s, i["h"], i["params"])
+
+            yield _Part(self._capture("layer", graph, weights, states, h), prefix, n_tokens)
+        if n_logits == 1 < n_tokens:
+            yield _Part(self._capture("last", lambda w, s, i: model.last_valid(i["h"], i["params"]), {}, {}, h), "", n_tokens)
+            h = {"h": Spec((1, c.d_model))}
+        yield _Part(self._capture("head", lambda w, s, i: model.head(c, w, i["h"]), outer, {}, h), "", n_logits)
+
+    def _specs(self, prefix: str, names: Iterable[str]) -> dict[str, Spec]:
+        return {name: Spec(self.weights[prefix + name].shape, self.weights[prefix + name].dtype) for name in names}
+
+    def _capture(self, part: str, graph: Graph, weights: dict[str, Spec], states: dict[str, Spec], inputs: dict[str, Spec]) -> list[Call]:
+        """The part's calls; layers whose weights and states have the same shapes and types share one capture."""
+        inputs = {**inputs, "params": Spec((2,), "int32")}
+        key = (part, *(tuple(specs.items()) for specs in (weights, states, inputs)))
+        if key not in self.captured:
+            self.captured[key] = capture(graph, weights, states, inputs)
+        return self.captured[key]
+
+    def _entry(self, parts: list[_Part], logits: moss_file.Buffer) -> None:
+        """Steps for the parts in order; the output of one is the next one's `h`, that of the last the logits."""
+        arena = Arena()
+        pending: list[tuple[int, list[moss_file.Buffer | str], str]] = []
+        for number, part in enumerate(parts):
+            for call in part.calls:
+
+                def bound(ref: Ref, number: int = number, part: _Part = part) -> moss_file.Buffer | str:
+                    if ref.kind == "output" and number == len(parts) - 1:
+                        return logits
+                    if ref.kind in ("temp", "output"):
+                        return arena.use(f"{number}.{ref.name}", ref.bytes, len(pending))
+                    if ref.name == "h":
+                        return arena.use(f"{number - 1}.output", ref.bytes, len(pending))
+                    return self._placed(part.prefix, ref)
+
+                function, slots = self._function(call, part)
+                args = [self.io["params"] if slot is None else bound(call.buffers[slot]) for slot in slots]
+                pending.append((function, args, self._label(call, part.prefix)))
+        offsets = arena.pack()
+        self.plan.arena_bytes = max(self.plan.arena_bytes, arena.bytes)
+        for function, args, label in pending:
+            params = self.plan.functions[function].generated.params
+            indices = []
+            for arg, param in zip(args, params, strict=True):
+                if isinstance(arg, str):
+                    size = arena.sizes[arg]
+                    arg = moss_file.Buffer("", moss_file.Region.ARENA, _DTYPE[param.dtype], offsets[arg], size)
+                indices.append(self._index(arg))
+            self.plan.steps.append(Step(function, tuple(indices), label))
+
+    def _placed(self, prefix: str, ref: Ref) -> moss_file.Buffer:
+        if ref.kind == "weight":
+            w = self.weights[prefix + ref.name]
+            return moss_file.Buffer(w.name, moss_file.Region.WEIGHTS, _DTYPE[w.dtype], w.offset, w.bytes)
+        return self.states[prefix + ref.name] if ref.kind == "state" else self.io[ref.name]
+
+    # ---- kernels
+
+    def _function(self, call: Call, part: _Part) -> tuple[int, list[int | None]]:
+        """The kernel of a call, and which of the call's buffers its parameters are (None: the params buffer)."""
+        matrices = {
+            slot: self.weights[part.prefix + ref.name]
+            for slot, ref in enumerate(call.buffers)
+            if ref.kind == "weight" and isinstance(self.weights[part.prefix + ref.name].layout, layout.Panels)
+        }
+        types = tuple((slot, w.dtype, w.shape) for slot, w in matrices.items())
+        if not isinstance(call.kernel, UOp):
+            op, dtype = call.kernel, next(iter(matrices.values())).dtype if matrices else "float32"
+            function = self._unique((op, types), type(op).__name__, lambda name: generate_op(name, op, dtype, self.s))
+            return function, list(range(len(call.buffers)))
+        key = call.kernel.key
+        if key not in self.kernels:
+            self.kernels[key] = tensorir.Kernel.read(call.kernel)
+        kernel = self.kernels[key]
+        panels = {slot: w.layout for slot, w in matrices.items() if isinstance(w.layout, layout.Panels)}
+        shapes = {slot: w.shape for slot, w in matrices.items()}
+
+        def generate(name: str) -> Generated:
+            return tensorir.generate(name, kernel, panels, shapes, part.n_tokens, self.s)
+
+        function = self._unique((key, types, part.n_tokens), "matmul" if matrices else "loops", generate)
+        slots: list[int | None] = list(kernel.buffers)
+        if len(self.plan.functions[function].generated.params) > len(slots):
+            slots.append(None)
+        return function, slots
+
+    def _unique(self, key: Any, label: str, generate: Callable[[str], Generated]) -> int:
+        if key not in self.functions:
+            index = self.functions[key] = len(self.plan.functions)
+            name = f"k{index}_{label}"
+            self.plan.functions.append(Function(name, generate(name)))
+        return self.functions[key]
+
+    def _label(self, call: Call, prefix: str) -> str:
+        """What a step does, for people: its first weight's name, or its op's."""
+        weight = next((ref.name for ref in call.buffers if ref.kind == "weight"), None)
+        op = "" if isinstance(call.kernel, UOp) else type(call.kernel).__name__
+        return f"{prefix}{op}({weight})" if op and weight else f"{prefix}{op or weight or 'elementwise'}"
+
+
+class Arena:
+    """Scratch memory: each use of a name extends its life to that step; names whose lives do not meet may share bytes."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self.lives: dict[str, tuple[int, int]] = {}
+        self.bytes = 0
+
+    def use(self, name: str, size: int, step: int) -> str:
+        """Note that `name`, of `size` bytes, is needed at `step`; steps come in order."""
+        first, _ = self.lives.get(name, (step, step))
+        self.sizes[name], self.lives[name] = max(size, self.sizes.get(name, 0)), (first, step)
+        return name
+
+    def pack(self) -> dict[str, int]:
+        """An offset for each name: the largest first, each at the lowest place where its life meets no other's."""
+        placed: list[tuple[int, int, int, int]] = []  # offset, end, first step, last step; in order of offset
+        offsets: dict[str, int] = {}
+        for name in sorted(self.sizes, key=lambda n: (-self.sizes[n], self.lives[n])):
+            (first, last), size, at = self.lives[name], _align(self.sizes[name]), 0
+            for offset, end, begin, over in placed:
+                if begin <= last and first <= over:
+                    if at + size <= offset:
+                        break
+                    at = max(at, end)
+            offsets[name] = at
+            bisect.insort(placed, (at, at + size, first, last))
+            self.bytes = max(self.bytes, at + size)
+        return offsets

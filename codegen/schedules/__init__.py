@@ -1,0 +1,1 @@
+"""Schedules per kernel class: a default that is good untuned, by target."""

@@ -1,0 +1,38 @@
+"""The errors that a user of mossnet-tg can meet: each says what was found, what was expected and what to do.
+
+Every error that bad input, a bad file or a missing device can cause derives from `MossnetError`; the command line prints
+`error: MESSAGE` and `hint: HINT` and exits with `exit_code`. Anything else that escapes is a defect of ours.
+"""
+
+from __future__ import annotations
+
+
+class MossnetError(Exception):
+    """Something failed for a reason that the user can act on (exit code 1).
+
+    `hint`, when given, is the one thing to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(MossnetError):
+    """What was asked for does not exist or does not fit together (exit code 2)."""
+
+    exit_code = 2
+
+
+class DeviceError(MossnetError):
+    """The device of the target is not available on this machine (exit code 3)."""
+
+    exit_code = 3
+
+
+class ArtifactError(MossnetError):
+    """A compiled model and the machine or runtime that should run it do not fit (exit code 4)."""
+
+    exit_code = 4

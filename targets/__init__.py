@@ -1,0 +1,1 @@
+"""Targets as data, and libmossnet, which runs models on them."""

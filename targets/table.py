@@ -1,0 +1,139 @@
+"""The targets that a model can be compiled for: rows of data.
+
+A target is named `KIND` or `KIND:key=value,…`, e.g. `cpu` (this machine), `cpu:mcpu=x86-64-v3` or
+`cpu:arch=aarch64,mcpu=cortex-a76`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mossnet_tg.errors import UsageError
+
+ARCHS = ("x86_64", "aarch64")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A resolved target. `name` is its full spelling, `features` what the machine that runs the code must have."""
+
+    kind: str
+    name: str
+    arch: str
+    mcpu: str
+    features: tuple[str, ...]
+    lanes: int  # float32 values in a vector register
+    registers: int  # vector registers
+    f16_loads: bool  # float16 widens in hardware
+
+    @property
+    def tvm(self) -> dict[str, Any]:
+        """TVM's spelling of this target."""
+        triple = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}[self.arch]
+        # Pairs of features of one name would contradict each other; mcpu alone says it all.
+        return {"kind": "llvm", "mtriple": triple, "mcpu": self.mcpu}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row: what `--target KIND` means. `resolve` turns options into a Target."""
+
+    name: str
+    summary: str
+    options: Mapping[str, str]  # option: what it is
+    resolve: Callable[[Mapping[str, str]], Target]
+
+
+# x86-64 levels of the psABI, best first: a model compiled on one machine of a level runs on every other.
+_X86_LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("x86-64-v4", ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
+    ("x86-64-v3", ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")),
+    ("x86-64-v2", ("sse4.2", "popcnt")),
+)
+_BASELINE = {"x86_64": "x86-64", "aarch64": "generic"}
+
+
+def _resolve_cpu(options: Mapping[str, str]) -> Target:
+    from mossnet_tg.engine import Library
+
+    host = Library.default()
+    arch = options.get("arch", host.cpu_arch)
+    if arch not in ARCHS:
+        raise UsageError(f"target cpu: arch is '{arch}', expected {' or '.join(ARCHS)}")
+    mcpu = options.get("mcpu") or (_host_level(host.cpu_features) if arch == host.cpu_arch else _BASELINE[arch])
+    features = _features(arch, mcpu)
+    lanes, registers = (4, 32) if arch == "aarch64" else (16, 32) if "avx512vl" in features else (8, 16) if "avx2" in features else (4, 16)
+    name = f"cpu:arch={arch},mcpu={mcpu}"
+    return Target("cpu", name, arch, mcpu, features, lanes, registers, arch == "aarch64" or "f16c" in features)
+
+
+def _host_level(features: tuple[str, ...]) -> str:
+    if any(name in features for name in ("neon",)):
+        return _BASELINE["aarch64"]
+    for i, (level, _) in enumerate(_X86_LEVELS):
+        needed = [name for _, names in _X86_LEVELS[i:] for name in names]
+        if all(name in features for name in needed):
+            return level
+    return _BASELINE["x86_64"]
+
+
+# What LLVM may use of a processor and the runtime can check. Names outside (fxsr, sse2, …) are part of every x86-64.
+_CHECKED = {
+    "x86_64": (
+        "sse4.2 popcnt avx avx2 fma f16c bmi bmi2 lzcnt movbe avx512f avx512bw avx512cd avx512dq avx512vl avx512vnni "
+        "avx512bf16 avx512fp16 avx512vbmi avx512vbmi2 avx512bitalg avx512vpopcntdq avx512ifma avxvnni gfni vaes vpclmulqdq"
+    ).split(),
+    "aarch64": "fullfp16 dotprod i8mm bf16 sve sve2".split(),
+}
+
+
+def _features(arch: str, mcpu: str) -> tuple[str, ...]:
+    """The features of processor `mcpu` that code for it may use, in LLVM's names; UsageError for an unknown one."""
+    for i, (level, _) in enumerate(_X86_LEVELS):
+        if arch == "x86_64" and mcpu == level:  # known without TVM, whose import takes seconds
+            return tuple(sorted(name for _, names in _X86_LEVELS[i:] for name in names))
+    if mcpu == _BASELINE[arch]:
+        return ()
+    import tvm
+
+    triple = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}[arch]
+    plain = tvm.target.Target({"kind": "llvm", "mtriple": triple})
+    known = [str(name) for name in tvm.get_global_func("target.llvm_get_cpu_archlist")(plain)]
+    if mcpu not in known:
+        close = difflib.get_close_matches(mcpu, known, 3)
+        hint = f"did you mean {', '.join(close)}?" if close else "x86-64-v2, x86-64-v3 and x86-64-v4 fit most machines"
+        raise UsageError(f"target cpu: '{mcpu}' is no {arch} processor that LLVM knows", hint)
+    target = tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": mcpu})
+    has = {str(name) for name in tvm.get_global_func("target.llvm_get_cpu_features")(target)}
+    return tuple(sorted(name for name in _CHECKED[arch] if name in has))
+
+
+KINDS: dict[str, Kind] = {
+    "cpu": Kind(
+        "cpu",
+        "machine code for processors, through LLVM",
+        {"arch": "x86_64 or aarch64; default: this machine's", "mcpu": "a processor or level that LLVM knows; default: this machine's level"},
+        _resolve_cpu,
+    ),
+}
+
+
+def parse_target(text: str) -> Target:
+    """`KIND[:key=value,…]` resolved; raises UsageError that says what was found and what is known."""
+    kind_name, _, rest = text.partition(":")
+    kind = KINDS.get(kind_name)
+    if kind is None:
+        close = difflib.get_close_matches(kind_name, KINDS, 1)
+        hint = f"did you mean '{close[0]}'?" if close else "see: mossnet-tg targets"
+        raise UsageError(f"unknown target '{kind_name}', expected {' or '.join(KINDS)}", hint)
+    options: dict[str, str] = {}
+    for part in rest.split(",") if rest else ():
+        key, equals, value = part.partition("=")
+        if not equals or not value or key not in kind.options:
+            known = ", ".join(f"{name}=…" for name in kind.options)
+            raise UsageError(f"target {kind_name}: option '{part}' is not known, expected {known}")
+        options[key] = value
+    return kind.resolve(options)
