@@ -18,8 +18,23 @@ from tinygrad.uop.ops import Ops, UOp
 
 from mossnet_tg import ops
 
-_DTYPES = {"float32": dtypes.float, "float16": dtypes.half, "bfloat16": dtypes.bfloat16, "int32": dtypes.int}
-_BYTES = {dtypes.float: 4, dtypes.half: 2, dtypes.bfloat16: 2, dtypes.int: 4, dtypes.long: 8, dtypes.bool: 1, dtypes.char: 1, dtypes.uchar: 1}
+_DTYPES = {
+    "float32": dtypes.float,
+    "float16": dtypes.half,
+    "float16_bits": dtypes.half,
+    "bfloat16": dtypes.bfloat16,
+    "int32": dtypes.int,
+}
+_BYTES = {
+    dtypes.float: 4,
+    dtypes.half: 2,
+    dtypes.bfloat16: 2,
+    dtypes.int: 4,
+    dtypes.long: 8,
+    dtypes.bool: 1,
+    dtypes.char: 1,
+    dtypes.uchar: 1,
+}
 
 Kind = Literal["weight", "state", "input", "output", "temp"]
 
@@ -29,7 +44,7 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Spec:
-    """A placeholder: shape and dtype (numpy's name, or bfloat16)."""
+    """A placeholder: shape and dtype (numpy's name, bfloat16, or float16_bits)."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
@@ -55,9 +70,24 @@ class Call:
 Graph = Callable[[Mapping[str, Tensor], dict[str, Tensor], Mapping[str, Tensor]], Tensor]
 
 
-def capture(graph: Graph, weights: Mapping[str, Spec], states: Mapping[str, Spec], inputs: Mapping[str, Spec]) -> list[Call]:
+def capture(
+    graph: Graph, weights: Mapping[str, Spec], states: Mapping[str, Spec], inputs: Mapping[str, Spec]
+) -> list[Call]:
     """The calls of `graph(weights, states, inputs) -> output` on placeholders; states are advanced in place."""
-    with _lock, Context(DEV="NULL", NO_MEMORY_PLANNER=1, BEAM=0, NOOPT=0, SPLIT_REDUCEOP=0, PCONTIG=0, FLOAT16=0, IMAGE=0, TRACEMETA=0):
+    with (
+        _lock,
+        Context(
+            DEV="NULL",
+            NO_MEMORY_PLANNER=1,
+            BEAM=0,
+            NOOPT=0,
+            SPLIT_REDUCEOP=0,
+            PCONTIG=0,
+            FLOAT16=0,
+            IMAGE=0,
+            TRACEMETA=0,
+        ),
+    ):
         placed: dict[UOp, tuple[Kind, str]] = {}
 
         def place(kind: Kind, specs: Mapping[str, Spec]) -> dict[str, Tensor]:

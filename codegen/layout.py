@@ -1,8 +1,8 @@
 """How a weight lies in the model file: part of the schedule, since the kernels decide what they read fastest.
 
-Vectors lie as they are. Matrices [..., n, k] lie in panels [..., ceil(n / width), k, width]: for each k, `width` neighbouring
-outputs side by side. One pass over a panel reads memory in order, whether it serves one token (a stream) or many (it stays
-in the cache), and needs no horizontal sums. The last panel is filled up with zeros.
+Vectors lie as they are. Matrices [..., n, k] lie in panels [..., ceil(n / width), k, width]: for each k, `width`
+neighbouring outputs side by side. One pass over a panel reads memory in order, whether it serves one token (a stream)
+or many (it stays in the cache), and needs no horizontal sums. The last panel is filled up with zeros.
 """
 
 from __future__ import annotations
@@ -13,17 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-
-@dataclass(frozen=True)
-class Plain:
-    """As it is, row-major."""
-
-    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape
-
-    def pack(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.ascontiguousarray(array)
 
 
 @dataclass(frozen=True)
@@ -46,13 +35,28 @@ class Panels:
         return np.ascontiguousarray(array.reshape(*outer, panels, self.width, k).swapaxes(-1, -2))
 
     def index(self, n: Any, k: Any, n_k: int) -> Any:
-        """Where element (n, k) of one matrix lies; the arguments may be TensorIR expressions."""
+        """Where element (n, k) lies; the arguments may be TensorIR expressions. With leading axes, n must be whole
+        panels.
+        """
         return ((n // self.width) * n_k + k) * self.width + n % self.width
 
 
-Layout = Plain | Panels
+@dataclass(frozen=True)
+class Matrix:
+    """A weight matrix as kernels meet it: `shape` [..., n, k] of `dtype`, laid out in panels.
 
+    `dtype` is numpy's name, bfloat16, or float16_bits: float16 that the target's processor cannot widen by itself.
+    """
 
-def n_elements(layout: Layout, shape: tuple[int, ...]) -> int:
-    """Elements that a tensor of `shape` takes in `layout`."""
-    return math.prod(layout.shape(shape))
+    shape: tuple[int, ...]
+    dtype: str
+    panels: Panels
+
+    @property
+    def n_elements(self) -> int:
+        return math.prod(self.panels.shape(self.shape))
+
+    def position(self, flat: Any) -> Any:
+        """Where the element lies that is number `flat` in the row-major matrix."""
+        n_k = self.shape[-1]
+        return self.panels.index(flat // n_k, flat % n_k, n_k)

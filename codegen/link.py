@@ -1,8 +1,8 @@
 """A linker for kernels: object files become one block of position-independent code.
 
-Our kernels call nothing and keep no data but constants, so linking is laying sections out and filling in distances. The
-result needs no dynamic loader, no relocation and no temporary file: the runtime maps it executable straight from the model
-file. Neither a compiler nor a linker is needed on the machine that compiles a model.
+Our kernels call nothing and keep no data but constants, so linking is laying sections out and filling in distances.
+The result needs no dynamic loader, no relocation and no temporary file: the runtime maps it executable straight from
+the model file. Neither a compiler nor a linker is needed on the machine that compiles a model.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _link_one(data: bytes, code: bytearray, symbols: dict[str, tuple[int, int]])
         # Unwind tables are for exceptions, which kernels do not throw.
         if not s.flags & _ALLOC or s.size == 0 or s.name in (".eh_frame",) or s.name.startswith(".note"):
             continue
-        if s.type != _PROGBITS or s.flags & _WRITE and not s.name.startswith(".data.rel.ro"):
+        if s.type != _PROGBITS or (s.flags & _WRITE and not s.name.startswith(".data.rel.ro")):
             raise LinkError(f"section {s.name} holds variables, a kernel has none")
         code.extend(bytes(-len(code) % max(s.align, 64)))
         s.address = len(code)
@@ -86,7 +86,9 @@ def _sections(data: bytes) -> list[_Section]:
     entry, count, names = struct.unpack_from("<HHH", data, 58)
     found, name_offsets = [], []
     for i in range(count):
-        name, kind, flags, _, offset, size, link_, info, align, _ = struct.unpack_from("<IIQQQQIIQQ", data, table_offset + i * entry)
+        name, kind, flags, _, offset, size, link_, info, align, _ = struct.unpack_from(
+            "<IIQQQQIIQQ", data, table_offset + i * entry
+        )
         name_offsets.append(name)
         found.append(_Section("", kind, flags, offset, size, link_, info, align))
     for s, at in zip(found, name_offsets, strict=True):
@@ -98,7 +100,14 @@ def _string(data: bytes, at: int) -> str:
     return data[at : data.index(b"\0", at)].decode()
 
 
-def _relocate(data: bytes, code: bytearray, machine: int, sections: list[_Section], rela: _Section, table: list[tuple[str, int, int]]) -> None:
+def _relocate(
+    data: bytes,
+    code: bytearray,
+    machine: int,
+    sections: list[_Section],
+    rela: _Section,
+    table: list[tuple[str, int, int]],
+) -> None:
     for at in range(rela.offset, rela.offset + rela.size, 24):
         offset, info, addend = struct.unpack_from("<QQq", data, at)
         name, index, value = table[info >> 32]

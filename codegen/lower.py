@@ -1,7 +1,7 @@
 """From a kernel's TensorIR to code for the CPU: TVM's passes, stopped where a plain C function is left.
 
-TVM's own entry points wrap every function in its packed calling convention and its runtime. We stop before that: buffers
-become plain pointers, local arrays become stack or registers, and the object file needs nothing but itself.
+TVM's own entry points wrap every function in its packed calling convention and its runtime. We stop before that:
+buffers become plain pointers, local arrays become stack or registers, and the object file needs nothing but itself.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ _PASSES = tvm.ir.transform.Sequential(
 
 
 def lower_cpu(funcs: dict[str, Any], target: dict[str, Any]) -> Any:
-    """The kernels `funcs` (name: PrimFunc) as one TVM module of C functions `void name(T *p0, …, int32 lo, int32 hi)`.
+    """The kernels `funcs` (name: PrimFunc) as one TVM module of C functions `void name(T *p0, …, int32 lo, int32
+    hi)`.
 
-    `target` is TVM's llvm target as a dict. The result has `write_to_file(path, "o")` and `inspect_source("ll" | "asm")`.
+    `target` is TVM's llvm target as a dict. The result has `write_to_file(path, "o")` and `inspect_source("ll" |
+    "asm")`.
     """
     tvm_target = TvmTarget(target)
     mod = tvm.IRModule(dict(funcs.items()))

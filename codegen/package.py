@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.kernels.build import itemsize
 from mossnet_tg.codegen.link import Linked
-from mossnet_tg.codegen.plan import Plan, Progress, Weight
+from mossnet_tg.codegen.plan import Plan, Progress
 from mossnet_tg.weights.checkpoint import Checkpoint
+from mossnet_tg.weights.parameters import value
 
 # Below this much arithmetic a step is over before a second thread would have noticed it.
 _SMALL_WORK = 16384
 
 
-def write_package(path: str | os.PathLike[str], plan: Plan, linked: Linked, checkpoint: Checkpoint, meta: Mapping[str, str], progress: Progress) -> None:
-    """Write the model file; the weights are laid out and written one by one. Raises MossnetError when the disk does not take it."""
+def write_package(
+    path: str | os.PathLike[str],
+    plan: Plan,
+    linked: Linked,
+    checkpoint: Checkpoint,
+    meta: Mapping[str, str],
+    progress: Progress,
+) -> None:
+    """Write the model file; the weights are laid out and written one by one. Raises MossnetError when the disk does
+    not take it.
+    """
     kernels = []
     for function in plan.functions:
-        params = tuple(moss_file.Param(p.n * itemsize(p.dtype), _access(p.read, p.written)) for p in function.generated.params)
+        params = tuple(
+            moss_file.Param(p.n * itemsize(p.dtype), _access(p.read, p.written)) for p in function.generated.params
+        )
         kernels.append(moss_file.Kernel(function.name, params, *linked.symbols[function.name]))
     steps = []
     for step in plan.steps:
         g = plan.functions[step.function].generated
-        steps.append(moss_file.Step(step.function, step.args, (g.n_tiles, 1, 1), step.label, g.work < _SMALL_WORK or g.n_tiles == 1))
+        steps.append(
+            moss_file.Step(
+                step.function, step.args, (g.n_tiles, 1, 1), step.label, g.work < _SMALL_WORK or g.n_tiles == 1
+            )
+        )
     moss = moss_file.MossFile(
         model_hash=checkpoint.model_hash(),
         vocab_size=plan.config.vocab_size,
@@ -52,20 +69,7 @@ def _access(read: bool, written: bool) -> moss_file.Access:
     return moss_file.Access(moss_file.Access.READ * read | moss_file.Access.WRITTEN * written)
 
 
-def _laid_out(plan: Plan, checkpoint: Checkpoint, progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
-    for i, weight in enumerate(plan.weights):
+def _laid_out(plan: Plan, checkpoint: Checkpoint, progress: Progress) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    for i, w in enumerate(plan.weights):
         progress(f"weights {i + 1}/{len(plan.weights)}")
-        yield weight.offset, weight.layout.pack(prepared(weight, checkpoint))
-
-
-def prepared(weight: Weight, checkpoint: Checkpoint) -> np.ndarray:
-    """The values of a parameter in its own type (bfloat16 as uint16), in the model's shape, not yet laid out."""
-    p = weight.parameter
-    if p.value is not None:
-        return p.value
-    assert p.source is not None
-    prefix = weight.name[: weight.name.index(".", len("layers.")) + 1] if weight.name.startswith("layers.") else ""
-    tensor = checkpoint.tensors[prefix + p.source]
-    if p.matrix:
-        return tensor.raw
-    return p.prepare(tensor.f32()) if p.prepare else tensor.f32()
+        yield w.offset, w.pack(value(checkpoint, w.prefix, w.parameter))

@@ -1,17 +1,20 @@
 """The plan of a model: which kernels run in which order, and where every buffer lies.
 
-Each entry (decode, prefill, score) is the captured parts of the model strung together, a layer's calls repeated with its own
-weights and states. Kernels that are the same are one. Temporaries share the arena: two may overlap when they are never
-needed at the same step.
+Each entry (decode, prefill, score) is the captured parts of the model strung together, a layer's calls repeated with
+its own weights and states. Kernels that are the same are one. Temporaries share the arena: two may overlap when they
+are never needed at the same step.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tinygrad.uop.ops import UOp
 
 from mossnet_tg import model
@@ -19,26 +22,47 @@ from mossnet_tg.codegen import layout, moss_file, tensorir
 from mossnet_tg.codegen.capture import Call, Graph, Ref, Spec, capture
 from mossnet_tg.codegen.kernels.build import Generated, itemsize
 from mossnet_tg.codegen.kernels.dispatch import generate_op
+from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.config import Config
+from mossnet_tg.weights.checkpoint import Checkpoint
+from mossnet_tg.weights.parameters import parameters
 
-_DTYPE = {"float32": moss_file.DType.F32, "float16": moss_file.DType.F16, "bfloat16": moss_file.DType.BF16, "int32": moss_file.DType.I32}
+_DTYPE = {
+    "float32": moss_file.DType.F32,
+    "float16": moss_file.DType.F16,
+    "float16_bits": moss_file.DType.F16,
+    "bfloat16": moss_file.DType.BF16,
+    "int32": moss_file.DType.I32,
+}
 
 
 @dataclass(frozen=True)
 class Weight:
     """A parameter in the model file: where it comes from, its type, how it is laid out and where it lies."""
 
-    name: str
+    prefix: str
+    short_name: str
     parameter: model.Parameter
-    dtype: str
-    layout: layout.Layout
-    shape: tuple[int, ...]
+    matrix: layout.Matrix | None  # None: a float32 vector, as it is
     offset: int
 
     @property
+    def name(self) -> str:
+        return self.prefix + self.short_name
+
+    @property
+    def dtype(self) -> str:
+        return self.matrix.dtype if self.matrix else "float32"
+
+    @property
     def bytes(self) -> int:
-        return layout.n_elements(self.layout, self.shape) * itemsize(self.dtype)
+        n = self.matrix.n_elements if self.matrix else math.prod(self.parameter.shape)
+        return n * itemsize(self.dtype)
+
+    def pack(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The parameter's value as it lies in the file."""
+        return self.matrix.panels.pack(value) if self.matrix else np.ascontiguousarray(value)
 
 
 @dataclass(frozen=True)
@@ -82,33 +106,26 @@ class Plan:
 Progress = Callable[[str], None]
 
 
-def make_plan(c: Config, dtypes: Mapping[str, str], n_a: int, s: CpuSchedule, chunk: int, context: int, progress: Progress) -> Plan:
-    """The plan for configuration `c`.
-
-    `dtypes` are the checkpoint tensors' types by SPEC.md's names (float32, float16, bfloat16), `n_a` the leading axis of A_log,
-    `chunk` the tokens of a prefill, `context` the tokens that attention without a window can hold.
-    """
-    plan = Plan(c, chunk, context if _needs_context(c) else 0, list(_weights(c, dtypes, n_a, s)))
+def make_plan(checkpoint: Checkpoint, s: CpuSchedule, options: CompileOptions, progress: Progress) -> Plan:
+    """The plan for the model of `checkpoint`, whose data is not read."""
+    c = checkpoint.config
+    grows = bool(c.swa.layers) and c.swa.window is None
+    plan = Plan(c, options.chunk, options.context if grows else 0, list(_weights(checkpoint, s)))
     _Builder(plan, s, progress).build()
     return plan
 
 
-def _needs_context(c: Config) -> bool:
-    return bool(c.swa.layers) and c.swa.window is None
-
-
-def _weights(c: Config, dtypes: Mapping[str, str], n_a: int, s: CpuSchedule) -> Iterator[Weight]:
-    """Every parameter, placed: outer ones first, then layer by layer in the order of use."""
+def _weights(checkpoint: Checkpoint, s: CpuSchedule) -> Iterator[Weight]:
+    """Every parameter, placed in the order of use."""
     offset = 0
-    groups = [("", model.outer_parameters(c))]
-    groups += [(f"layers.{i}.", model.layer_parameters(c, i, n_a)) for i in range(c.n_layer)]
-    for prefix, parameters in groups:
-        for name, p in parameters.items():
-            dtype = dtypes[prefix + p.source] if p.matrix and p.source else "float32"
-            how = layout.Panels(s.matmul.width) if p.matrix else layout.Plain()
-            weight = Weight(prefix + name, p, dtype, how, p.shape, offset)
-            yield weight
-            offset = _align(offset + weight.bytes)
+    for prefix, name, p in parameters(checkpoint):
+        matrix = None
+        if p.matrix:
+            dtype = s.storage[checkpoint.tensors[f"{prefix}{p.source}"].dtype]
+            matrix = layout.Matrix(p.shape, dtype, layout.Panels(s.matmul.width))
+        weight = Weight(prefix, name, p, matrix, offset)
+        yield weight
+        offset = _align(offset + weight.bytes)
 
 
 def _align(offset: int) -> int:
@@ -142,7 +159,7 @@ class _Builder:
         found, offset = {}, 0
         for i in range(self.c.n_layer):
             for name, shape in model.state_shapes(self.c, i, self.plan.context).items():
-                size = layout.n_elements(layout.Plain(), shape) * 4
+                size = math.prod(shape) * 4
                 full = f"layers.{i}.{name}"
                 found[full] = moss_file.Buffer(full, moss_file.Region.STATE, moss_file.DType.F32, offset, size)
                 offset = _align(offset + size)
@@ -180,7 +197,11 @@ class _Builder:
             self._entry(list(self._parts(n_tokens, n_logits)), logits)
             ids, params = self._index(self.io["ids"]), self._index(self.io["params"])
             count = len(self.plan.steps) - first
-            self.plan.entries.append(moss_file.Entry(kind.name.lower(), kind, first, count, n_tokens, n_logits, ids, params, self._index(logits)))
+            self.plan.entries.append(
+                moss_file.Entry(
+                    kind.name.lower(), kind, first, count, n_tokens, n_logits, ids, params, self._index(logits)
+                )
+            )
 
     def _parts(self, n_tokens: int, n_logits: int) -> Iterator[_Part]:
         c, h = self.c, {"h": Spec((n_tokens, self.c.d_model))}
@@ -189,7 +210,7 @@ class _Builder:
         yield _Part(self._capture("embed", lambda w, s, i: model.embed(w, i["ids"]), outer, {}, ids), "", n_tokens)
         for layer in range(c.n_layer):
             prefix = f"layers.{layer}."
-            weights = self._specs(prefix, [name[len(prefix) :] for name in self.weights if name.startswith(prefix)])
+            weights = self._specs(prefix, [w.short_name for w in self.plan.weights if w.prefix == prefix])
             states = {name: Spec(shape) for name, shape in model.state_shapes(c, layer, self.plan.context).items()}
 
             def graph(w: Any, s: Any, i: Any, layer: int = layer) -> Any:
@@ -197,14 +218,20 @@ class _Builder:
 
             yield _Part(self._capture("layer", graph, weights, states, h), prefix, n_tokens)
         if n_logits == 1 < n_tokens:
-            yield _Part(self._capture("last", lambda w, s, i: model.last_valid(i["h"], i["params"]), {}, {}, h), "", n_tokens)
+            yield _Part(
+                self._capture("last", lambda w, s, i: model.last_valid(i["h"], i["params"]), {}, {}, h), "", n_tokens
+            )
             h = {"h": Spec((1, c.d_model))}
         yield _Part(self._capture("head", lambda w, s, i: model.head(c, w, i["h"]), outer, {}, h), "", n_logits)
 
     def _specs(self, prefix: str, names: Iterable[str]) -> dict[str, Spec]:
-        return {name: Spec(self.weights[prefix + name].shape, self.weights[prefix + name].dtype) for name in names}
+        return {
+            name: Spec(self.weights[prefix + name].parameter.shape, self.weights[prefix + name].dtype) for name in names
+        }
 
-    def _capture(self, part: str, graph: Graph, weights: dict[str, Spec], states: dict[str, Spec], inputs: dict[str, Spec]) -> list[Call]:
+    def _capture(
+        self, part: str, graph: Graph, weights: dict[str, Spec], states: dict[str, Spec], inputs: dict[str, Spec]
+    ) -> list[Call]:
         """The part's calls; layers whose weights and states have the same shapes and types share one capture."""
         inputs = {**inputs, "params": Spec((2,), "int32")}
         key = (part, *(tuple(specs.items()) for specs in (weights, states, inputs)))
@@ -254,11 +281,11 @@ class _Builder:
     def _function(self, call: Call, part: _Part) -> tuple[int, list[int | None]]:
         """The kernel of a call, and which of the call's buffers its parameters are (None: the params buffer)."""
         matrices = {
-            slot: self.weights[part.prefix + ref.name]
+            slot: w.matrix
             for slot, ref in enumerate(call.buffers)
-            if ref.kind == "weight" and isinstance(self.weights[part.prefix + ref.name].layout, layout.Panels)
+            if ref.kind == "weight" and (w := self.weights[part.prefix + ref.name]).matrix
         }
-        types = tuple((slot, w.dtype, w.shape) for slot, w in matrices.items())
+        types = tuple(matrices.items())
         if not isinstance(call.kernel, UOp):
             op, dtype = call.kernel, next(iter(matrices.values())).dtype if matrices else "float32"
             function = self._unique((op, types), type(op).__name__, lambda name: generate_op(name, op, dtype, self.s))
@@ -267,13 +294,12 @@ class _Builder:
         if key not in self.kernels:
             self.kernels[key] = tensorir.Kernel.read(call.kernel)
         kernel = self.kernels[key]
-        panels = {slot: w.layout for slot, w in matrices.items() if isinstance(w.layout, layout.Panels)}
-        shapes = {slot: w.shape for slot, w in matrices.items()}
 
         def generate(name: str) -> Generated:
-            return tensorir.generate(name, kernel, panels, shapes, part.n_tokens, self.s)
+            return tensorir.generate(name, kernel, matrices, part.n_tokens, self.s)
 
-        function = self._unique((key, types, part.n_tokens), "matmul" if matrices else "loops", generate)
+        reading = "product" if tensorir.is_product(kernel, matrices, part.n_tokens) else "loops"
+        function = self._unique((key, types, part.n_tokens), reading, generate)
         slots: list[int | None] = list(kernel.buffers)
         if len(self.plan.functions[function].generated.params) > len(slots):
             slots.append(None)
@@ -294,7 +320,9 @@ class _Builder:
 
 
 class Arena:
-    """Scratch memory: each use of a name extends its life to that step; names whose lives do not meet may share bytes."""
+    """Scratch memory: each use of a name extends its life to that step; names whose lives do not meet may share
+    bytes.
+    """
 
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}

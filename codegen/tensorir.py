@@ -1,12 +1,12 @@
 """A scheduled tinygrad kernel becomes a TensorIR function.
 
-After tinygrad's own clean-up passes a kernel is a small graph: RANGE loops, INDEX loads from PARAM buffers, REDUCE, about
-twenty kinds of arithmetic, STORE. Two readings of it are tried in order:
+After tinygrad's own clean-up passes a kernel is a small graph: RANGE loops, INDEX loads from PARAM buffers, REDUCE,
+about twenty kinds of arithmetic, STORE. Two readings of it are tried in order:
 
 1. a **dense product** with a weight in panels, x(t, k) W[n, k] summed over k, whatever stands before and after it: the
-   register tile of `kernels/matmul.py` with the graph's own expressions as row and epilogue;
+register tile of `kernels/matmul.py` with the graph's own expressions as row and epilogue;
 2. **anything else**: a loop nest with the store's contiguous axis as vector lanes, reductions as inner loops where they
-   stand, gathers as guarded loads.
+stand, gathers as guarded loads.
 
 This file and `capture.py` hold all contact with tinygrad's internals.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tinygrad.codegen import pm_flatten_range, pm_load_collapse, pm_mops, pm_simplify_ranges, pm_split_ranges, sym
 from tinygrad.dtype import Invalid, dtypes
@@ -24,12 +23,25 @@ from tinygrad.uop.ops import Ops, UOp, graph_rewrite
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths, matmul
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, channel_tiles, cpu_kernel, for_channels, load_f32, local, vectors, when
-from mossnet_tg.codegen.layout import Panels
+from mossnet_tg.codegen.kernels.build import (
+    Buffer,
+    Expr,
+    Generated,
+    Param,
+    channel_tiles,
+    cpu_kernel,
+    for_channels,
+    load,
+    local,
+    storage,
+    vectors,
+    when,
+)
+from mossnet_tg.codegen.layout import Matrix
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 
 
-class UnsupportedKernel(Exception):
+class UnsupportedKernelError(Exception):
     """A kernel that this reading does not cover: a defect of ours, named so that it can be mended."""
 
 
@@ -79,17 +91,22 @@ class Kernel:
         buffers = {u.arg.slot: (_extent(u), _dtype(u)) for u in ast.toposort() if u.op is Ops.PARAM}
         return cls(list(_stores(ast, ())), dict(sorted(buffers.items())))
 
-    def params(self, layouts: Mapping[int, int]) -> list[Param]:
-        """The buffers in order; `layouts` gives the elements of those that are laid out otherwise than tinygrad thinks."""
+    def params(self, laid_out: Mapping[int, Matrix]) -> list[Param]:
+        """The buffers in order; `laid_out` are those that lie otherwise than tinygrad thinks."""
         written = {s.index.src[0].arg.slot for s in self.stores}
         read = {u.src[0].arg.slot for s in self.stores for u in s.value.toposort() if u.op is Ops.INDEX}
-        return [Param(f"p{slot}", layouts.get(slot, n), dtype, slot in written, slot in read) for slot, (n, dtype) in self.buffers.items()]
+        params = []
+        for slot, (n, dtype) in self.buffers.items():
+            if slot in laid_out:
+                n, dtype = laid_out[slot].n_elements, laid_out[slot].dtype
+            params.append(Param(f"p{slot}", n, dtype, slot in written, slot in read))
+        return params
 
 
 def _stores(u: UOp, ranges: tuple[UOp, ...]) -> Iterator[Store]:
     if u.op is Ops.STORE:
         if len(u.src) > 2:
-            raise UnsupportedKernel("a store with a gate")
+            raise UnsupportedKernelError("a store with a gate")
         yield Store(u.src[0], u.src[1], ranges)
     elif u.op is Ops.END:
         yield from _stores(u.src[0], (*u.src[1:], *ranges))
@@ -97,7 +114,7 @@ def _stores(u: UOp, ranges: tuple[UOp, ...]) -> Iterator[Store]:
         for src in u.src:
             yield from _stores(src, ranges)
     else:
-        raise UnsupportedKernel(f"{u.op} around a store")
+        raise UnsupportedKernelError(f"{u.op} around a store")
 
 
 def _extent(u: UOp) -> int:
@@ -106,13 +123,13 @@ def _extent(u: UOp) -> int:
     if size.op is Ops.STACK:
         return math.prod(int(s.arg) for s in size.src)
     if size.op is not Ops.CONST:
-        raise UnsupportedKernel(f"an extent that is not constant: {size}")
+        raise UnsupportedKernelError(f"an extent that is not constant: {size}")
     return int(size.arg)
 
 
 def _dtype(u: UOp) -> str:
     if u.dtype not in _DTYPES:
-        raise UnsupportedKernel(f"dtype {u.dtype} of {u.op}")
+        raise UnsupportedKernelError(f"dtype {u.dtype} of {u.op}")
     return _DTYPES[u.dtype]
 
 
@@ -151,18 +168,23 @@ class _Product:
     k: UOp
 
 
-def _match_product(kernel: Kernel, panels: Mapping[int, Panels], n_tokens: int) -> _Product | None:
+def _match_product(kernel: Kernel, matrices: Mapping[int, Matrix], n_tokens: int) -> _Product | None:
     """The kernel as a dense product over tokens, when it is one."""
     if len(kernel.stores) != 1:
         return None
     store = kernel.stores[0]
     reduces = [u for u in store.value.toposort() if u.op is Ops.REDUCE]
-    if len(reduces) != 1 or reduces[0].arg[0] is not Ops.ADD or len(reduces[0].src) != 2 or reduces[0].src[0].op is not Ops.MUL:
+    if (
+        len(reduces) != 1
+        or reduces[0].arg[0] is not Ops.ADD
+        or len(reduces[0].src) != 2
+        or reduces[0].src[0].op is not Ops.MUL
+    ):
         return None
     (product, k), outer = reduces[0].src, store.ranges
     for weight, row in (product.src, product.src[::-1]):
         load = weight.src[0] if weight.op is Ops.CAST else weight
-        if load.op is not Ops.INDEX or load.src[0].op is not Ops.PARAM or load.src[0].arg.slot not in panels:
+        if load.op is not Ops.INDEX or load.src[0].op is not Ops.PARAM or load.src[0].arg.slot not in matrices:
             continue
         position = affine(load.src[1]) or {}
         n = next((r for r in outer if position.get(r) == _extent(k)), None)
@@ -174,6 +196,11 @@ def _match_product(kernel: Kernel, panels: Mapping[int, Panels], n_tokens: int) 
         if len(others) == (n_tokens > 1) and all(_extent(r) == n_tokens for r in others):
             return _Product(store, reduces[0], row, load.src[0].arg.slot, others[0] if others else None, n, k)
     return None
+
+
+def is_product(kernel: Kernel, matrices: Mapping[int, Matrix], n_tokens: int) -> bool:
+    """Whether `generate` reads the kernel as a dense product."""
+    return _match_product(kernel, matrices, n_tokens) is not None
 
 
 # ---- both readings: expressions
@@ -193,7 +220,7 @@ class _Scope:
         if u not in self.values:
             value = self._compute(u, lane)
             # A node is often used more than once: bind what costs something.
-            self.values[u] = T.bind(value) if u.op not in (Ops.CONST, Ops.INDEX) and u.dtype in (dtypes.float, dtypes.half) else value
+            self.values[u] = T.bind(value) if u.op not in (Ops.CONST, Ops.INDEX) and u.dtype == dtypes.float else value
         return self.values[u]
 
     def _compute(self, u: UOp, lane: UOp | None) -> Expr:
@@ -210,18 +237,20 @@ class _Scope:
             a, b = (self.value(s, lane) for s in u.src)
             return T.Select(b, T.Not(a), a)
         if u.op not in _ARITHMETIC:
-            raise UnsupportedKernel(f"{u.op} in an expression")
+            raise UnsupportedKernelError(f"{u.op} in an expression")
         return _ARITHMETIC[u.op](u, *(self.value(s, lane) for s in u.src))
 
     def _position(self, u: UOp, lane: UOp | None) -> Expr:
-        """A load's index. Where a guard does not depend on the lane it is applied to the rest of the index only, which keeps
-        neighbouring lanes neighbours; the value loaded under a false guard is not used."""
-        if u.op is Ops.WHERE and any(s.op is Ops.CONST and s.arg is Invalid for s in u.src) and lane is not None:
-            condition, inside = u.src[0], u.src[1]
+        """A load's index. Where a guard does not depend on the lane it is applied to the rest of the index only,
+        which keeps neighbouring lanes neighbours; the value loaded under a false guard is not used."""
+        if lane is not None and (guard := _guard(u)) is not None:
+            condition, inside = guard
             factor = _factor(inside, lane)
             if factor is not None and lane not in condition.ranges:
                 rest = inside.substitute({lane: lane.const_like(0)})
-                return T.Select(self.value(condition, lane), self.value(rest, lane), T.int32(0)) + factor * self.value(lane)
+                return T.Select(self.value(condition, lane), self.value(rest, lane), T.int32(0)) + factor * self.value(
+                    lane
+                )
         return self.value(u, lane)
 
 
@@ -256,15 +285,18 @@ def _constant(u: UOp) -> Expr:
     dtype = _dtype(u)
     if dtype == "bool":
         return T.bool(bool(u.arg))
-    if dtype in ("float32", "float16", "bfloat16"):
-        return T.float32(float(u.arg)) if dtype != "float16" else T.float16(float(u.arg))
+    if dtype in _FLOATS:
+        return T.float32(float(u.arg))
     return getattr(T, dtype)(int(u.arg))
 
 
+# Narrow floats are storage: loads widen them, all arithmetic is float32, a store narrows.
+_FLOATS = ("float32", "float16", "bfloat16")
+
+
 def _cast(u: UOp, value: Expr) -> Expr:
-    # bfloat16 lives as float32 here: loads widen it, and nothing stores it.
-    dtype = _dtype(u).replace("bfloat16", "float32")
-    return value if _dtype(u.src[0]).replace("bfloat16", "float32") == dtype else T.cast(value, dtype)
+    source, dtype = ("float32" if name in _FLOATS else name for name in (_dtype(u.src[0]), _dtype(u)))
+    return value if source == dtype else T.cast(value, dtype)
 
 
 _ARITHMETIC: dict[Ops, Callable[..., Expr]] = {
@@ -299,99 +331,134 @@ _ARITHMETIC: dict[Ops, Callable[..., Expr]] = {
 # ---- the functions
 
 
-def generate(name: str, kernel: Kernel, panels: Mapping[int, Panels], shapes: Mapping[int, tuple[int, ...]], n_tokens: int, s: CpuSchedule) -> Generated:
-    """The kernel in TensorIR.
+def generate(name: str, kernel: Kernel, matrices: Mapping[int, Matrix], n_tokens: int, s: CpuSchedule) -> Generated:
+    """The kernel in TensorIR; `matrices` are the slots that are weights in panels.
 
-    `panels` and `shapes` describe the slots that are weights in panels. A dense product over several tokens gets one more
-    parameter at the end, the params buffer of `mossnet_tg.ops`, and leaves the rows behind the valid tokens alone.
+    A dense product over several tokens gets one more parameter at the end, the params buffer of `mossnet_tg.ops`, and
+    leaves the rows behind the valid tokens alone.
     """
-    laid_out = {slot: math.prod(panels[slot].shape(shapes[slot])) for slot in panels}
-    params = kernel.params(laid_out)
-    at = {slot: i for i, slot in enumerate(kernel.buffers)}
-    product = _match_product(kernel, panels, n_tokens)
+    product = _match_product(kernel, matrices, n_tokens)
     if product is not None:
-        return _product(name, product, params, at, n_tokens, s)
-    return _loops(name, kernel, params, at, panels, shapes, s)
+        return _product(name, kernel, product, matrices, n_tokens, s)
+    return _loops(name, kernel, matrices, s)
 
 
-def _loads(buffers: list[Buffer], params: list[Param], at: Mapping[int, int], panels: Mapping[int, Panels], shapes: Mapping[int, tuple[int, ...]]) -> Callable[[UOp, Expr], Expr]:
-    def load(u: UOp, position: Expr) -> Expr:
+class _Buffers:
+    """A kernel's buffers by slot, while its function is open."""
+
+    def __init__(
+        self, kernel: Kernel, params: list[Param], buffers: list[Buffer], matrices: Mapping[int, Matrix]
+    ) -> None:
+        self.by_slot = {slot: (buffers[i], params[i]) for i, slot in enumerate(kernel.buffers)}
+        self.matrices = matrices
+
+    def load(self, u: UOp, position: Expr) -> Expr:
+        """The value of an INDEX."""
         slot = u.src[0].arg.slot
-        buffer, param = buffers[at[slot]], params[at[slot]]
-        if slot in panels:
-            n_k = shapes[slot][-1]
-            position = panels[slot].index(position // n_k, position % n_k, n_k)
-        if param.dtype == "bfloat16":
-            return load_f32(buffer, position, param.dtype)
-        return T.cast(buffer[position], "bool") if param.dtype == "bool" else buffer[position]
+        buffer, param = self.by_slot[slot]
+        if slot in self.matrices:
+            position = self.matrices[slot].position(position)
+        return T.cast(buffer[position], "bool") if param.dtype == "bool" else load(buffer, position, param.dtype)
 
-    return load
+    def store(self, index: UOp, position: Expr, value: Expr) -> None:
+        buffer, param = self.by_slot[index.src[0].arg.slot]
+        T.buffer_store(buffer, value if param.dtype == "float32" else T.cast(value, storage(param.dtype)), [position])
 
 
-def _product(name: str, p: _Product, params: list[Param], at: Mapping[int, int], n_tokens: int, s: CpuSchedule) -> Generated:
+def _product(
+    name: str, kernel: Kernel, p: _Product, matrices: Mapping[int, Matrix], n_tokens: int, s: CpuSchedule
+) -> Generated:
+    params = kernel.params(matrices)
     if n_tokens > 1:
-        params = [*params, Param("params", 2, "int32")]
+        params.append(Param("params", 2, "int32"))
 
-    def scope(buffers: list[Buffer], values: dict[UOp, Expr]) -> _Scope:
-        return _Scope(_loads(buffers, params, at, {}, {}), values)
-
-    def place(t: Expr) -> dict[UOp, Expr]:
-        return {} if p.t is None else {p.t: t}
+    def scope(buffers: list[Buffer], t: Expr, values: dict[UOp, Expr]) -> tuple[_Buffers, _Scope]:
+        bound = _Buffers(kernel, params, buffers, matrices)
+        return bound, _Scope(bound.load, values if p.t is None else {**values, p.t: t})
 
     def row(buffers: list[Buffer], t: Expr, k: Expr) -> Expr:
-        return scope(buffers, {**place(t), p.k: k}).value(p.row)
+        return scope(buffers, t, {p.k: k})[1].value(p.row)
 
     def store(buffers: list[Buffer], t: Expr, n: Expr, total: Expr) -> None:
-        values = scope(buffers, {**place(t), p.n: n, p.reduce: total})
-        T.buffer_store(buffers[at[p.store.index.src[0].arg.slot]], values.value(p.store.value), [values.value(p.store.index.src[1])])
+        bound, values = scope(buffers, t, {p.n: n, p.reduce: total})
+        bound.store(p.store.index, values.value(p.store.index.src[1]), values.value(p.store.value))
 
-    n_in, n_out = _extent(p.k), _extent(p.n)
+    weight = list(kernel.buffers).index(p.weight)
     tokens = len(params) - 1 if n_tokens > 1 else None
-    return matmul.linear(name, s, params, n_tokens, n_in, n_out, at[p.weight], tokens, row, store)
+    return matmul.linear(name, s, params, n_tokens, _extent(p.k), _extent(p.n), weight, tokens, row, store)
 
 
-def _loops(name: str, kernel: Kernel, params: list[Param], at: Mapping[int, int], panels: Mapping[int, Panels], shapes: Mapping[int, tuple[int, ...]], s: CpuSchedule) -> Generated:
-    lanes = [_lane(store) for store in kernel.stores]
-    outers = [[r for r in store.ranges if r is not lane] for store, lane in zip(kernel.stores, lanes, strict=True)]
-    n_outer = [math.prod(map(_extent, outer)) for outer in outers]
-    shared = len(kernel.stores) == 1  # a kernel with several stores is one tile: its loops differ
-    work = sum(math.prod(map(_extent, st.ranges)) * len(st.value.toposort()) * _reduced(st.value) for st in kernel.stores)
-    n_tiles = 1
+def _loops(name: str, kernel: Kernel, matrices: Mapping[int, Matrix], s: CpuSchedule) -> Generated:
+    params = kernel.params(matrices)
+    work = sum(_work(store) for store in kernel.stores)
     with cpu_kernel(name, params) as k, T.serial(k.lo, k.hi) as tile:
-        load = _loads(k.buffers, params, at, panels, shapes)
-        for store, lane, outer, n in zip(kernel.stores, lanes, outers, n_outer, strict=True):
-            out = k.buffers[at[store.index.src[0].arg.slot]]
-
-            def run(index: Expr, store: Store = store, lane: UOp | None = lane, outer: list[UOp] = outer, out: Buffer = out) -> None:
-                scope = _Scope(load, _unravel(index, outer))
-                if lane is None:
-                    _emit_store(scope, store, out, None)
-                    return
-                _reductions(scope, store.value)
-                whole, tail = divmod(_extent(lane), s.lanes)
-                if whole:
-                    with T.serial(whole) as i, T.vectorized(s.lanes) as v:
-                        _emit_store(scope.child({lane: i * s.lanes + v}), store, out, lane)
-                for first, piece in vectors(tail, s.lanes):
-                    with T.vectorized(piece) as v:
-                        _emit_store(scope.child({lane: whole * s.lanes + first + v}), store, out, lane)
-
-            def run_lanes(first: Expr, piece: int, store: Store = store, lane: UOp | None = lane, out: Buffer = out) -> None:
-                scope = _Scope(load, {})
-                _reductions(scope, store.value)
-                with T.vectorized(piece) as v:
-                    _emit_store(scope.child({lane: first + v}), store, out, lane)
-
-            if not shared:
-                with T.serial(n) as index:
-                    run(index)
-            elif n == 1 and lane is not None:
-                n_tiles = channel_tiles(_extent(lane), s.lanes)
-                for_channels(_extent(lane), s.lanes, tile, run_lanes)
-            else:
-                n_tiles = n
-                run(tile)
+        buffers = _Buffers(kernel, params, k.buffers, matrices)
+        nests = [_Nest(store, buffers, s) for store in kernel.stores]
+        if len(nests) == 1:
+            n_tiles = nests[0].tiled(tile)
+        else:  # their loops differ: one tile does all
+            n_tiles = 1
+            for nest in nests:
+                with T.serial(nest.n_outer) as index:
+                    nest.run(index)
     return Generated(k.func, params, n_tiles, work)
+
+
+class _Nest:
+    """The loops of one store: the lane range innermost in vectors, all others as one outer index."""
+
+    def __init__(self, store: Store, buffers: _Buffers, s: CpuSchedule) -> None:
+        self.store, self.buffers, self.s = store, buffers, s
+        self.lane = _lane(store)
+        self.outer = [r for r in store.ranges if r is not self.lane]
+        self.n_outer = math.prod(map(_extent, self.outer))
+
+    def tiled(self, tile: Expr) -> int:
+        """Emit one tile, an outer index or, where there is only the lane range, one vector of it; the number of
+        tiles.
+        """
+        if self.n_outer > 1 or self.lane is None:
+            self.run(tile)
+            return self.n_outer
+        scope = _Scope(self.buffers.load, {})
+        _reductions(scope, self.store.value)
+        for_channels(_extent(self.lane), self.s.lanes, tile, lambda first, lanes: self._vector(scope, first, lanes))
+        return channel_tiles(_extent(self.lane), self.s.lanes)
+
+    def run(self, index: Expr) -> None:
+        """Emit everything under one outer index."""
+        scope = _Scope(self.buffers.load, _unravel(index, self.outer))
+        _reductions(scope, self.store.value)
+        if self.lane is None:
+            self._emit(scope)
+            return
+        whole, tail = divmod(_extent(self.lane), self.s.lanes)
+        if whole:
+            with T.serial(whole) as i:
+                self._vector(scope, i * self.s.lanes, self.s.lanes)
+        for first, lanes in vectors(tail, self.s.lanes):
+            self._vector(scope, whole * self.s.lanes + first, lanes)
+
+    def _vector(self, scope: _Scope, first: Expr, lanes: int) -> None:
+        assert self.lane is not None
+        with T.vectorized(lanes) as v:
+            self._emit(scope.child({self.lane: first + v}))
+
+    def _emit(self, scope: _Scope) -> None:
+        index, value = self.store.index, self.store.value
+        guard = _guard(index.src[1])
+        if guard is None:
+            self.buffers.store(index, scope.value(index.src[1], self.lane), scope.value(value, self.lane))
+            return
+        condition, position = guard
+        when(scope.value(condition), lambda: self.buffers.store(index, scope.value(position), scope.value(value)))
+
+
+def _guard(position: UOp) -> tuple[UOp, UOp] | None:
+    """(condition, position) of an index that is only valid where the condition holds."""
+    if position.op is Ops.WHERE and position.src[2].op is Ops.CONST and position.src[2].arg is Invalid:
+        return position.src[0], position.src[1]
+    return None
 
 
 def _lane(store: Store) -> UOp | None:
@@ -399,12 +466,14 @@ def _lane(store: Store) -> UOp | None:
     position = affine(store.index.src[1]) or {}
     reduces = [u for u in store.value.toposort() if u.op is Ops.REDUCE]
     found = [r for r in store.ranges if position.get(r) == 1 and not any(r in u.ranges for u in reduces)]
-    return found[0] if found else None
+    return found[0] if found and _guard(store.index.src[1]) is None else None
 
 
-def _reduced(u: UOp) -> int:
-    """How many times the innermost reduction runs for one element."""
-    return max((math.prod(_extent(r) for r in v.src[1:]) for v in u.toposort() if v.op is Ops.REDUCE), default=1)
+def _work(store: Store) -> int:
+    """Roughly the arithmetic of a store: its elements, times its nodes, times its reductions' lengths."""
+    nodes = store.value.toposort()
+    reduced = (math.prod(_extent(r) for r in u.src[1:]) for u in nodes if u.op is Ops.REDUCE)
+    return math.prod(map(_extent, store.ranges)) * len(nodes) * max(reduced, default=1)
 
 
 def _unravel(index: Expr, ranges: list[UOp]) -> dict[UOp, Expr]:
@@ -413,17 +482,6 @@ def _unravel(index: Expr, ranges: list[UOp]) -> dict[UOp, Expr]:
         values[r] = index % _extent(r) if r is not ranges[0] else index
         index = index // _extent(r)
     return values
-
-
-def _emit_store(scope: _Scope, store: Store, out: Buffer, lane: UOp | None) -> None:
-    _reductions(scope, store.value)
-    position = store.index.src[1]
-    if position.op is Ops.WHERE and any(s.op is Ops.CONST and s.arg is Invalid for s in position.src):
-        condition, inside = position.src[0], position.src[1]
-        when(scope.value(condition), lambda: T.buffer_store(out, scope.value(store.value), [scope.value(inside)]))
-        return
-    value = scope.value(store.value, lane)
-    T.buffer_store(out, T.cast(value, "uint8") if store.value.dtype == dtypes.bool else value, [scope.value(position, lane)])
 
 
 _REDUCE: dict[Ops, tuple[float, Callable[[Expr, Expr], Expr]]] = {
@@ -452,7 +510,7 @@ def _reduce(scope: _Scope, u: UOp) -> Expr:
     dtype = _dtype(u)
     acc = local(1, dtype)
     if start == -math.inf and dtype != "float32":
-        raise UnsupportedKernel(f"maximum over {dtype}")
+        raise UnsupportedKernelError(f"maximum over {dtype}")
     T.buffer_store(acc, T.min_value("float32") if start == -math.inf else T.cast(T.float32(start), dtype), [0])
     _reduce_loops(scope, u, list(u.src[1:]), acc, combine)
     return acc[0]

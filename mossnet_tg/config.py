@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from mossnet_tg import strict_json
 from mossnet_tg.errors import MossnetError
 
 _T = TypeVar("_T")
@@ -113,10 +114,7 @@ class Config:
     @classmethod
     def from_json(cls, text: str, where: str = "config.json") -> Config:
         """Read the text of a `config.json`; raises ConfigError, which names `where`."""
-        try:
-            found = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as e:
-            raise ConfigError(f"{where}: not JSON: {e}") from None
+        found = strict_json.loads(text.encode("utf-8", "surrogatepass"), where, ConfigError)
         return cls.from_dict(found, where)
 
     @classmethod
@@ -200,15 +198,31 @@ def _check_values(c: Config) -> None:
             if type(v) is int:
                 require(1 <= v <= limit, f"{prefix}{f.name} is {v}, expected 1 to {limit}")
     require(c.norm_eps > 0, f"norm_eps is {c.norm_eps}, expected more than 0")
-    require(c.ssm.top_k <= c.ssm.n_experts, f"ssm.top_k is {c.ssm.top_k}, expected at most n_experts = {c.ssm.n_experts}")
+    require(
+        c.ssm.top_k <= c.ssm.n_experts, f"ssm.top_k is {c.ssm.top_k}, expected at most n_experts = {c.ssm.n_experts}"
+    )
     if c.mlp is not None:
-        require(c.mlp.top_k <= c.mlp.n_experts, f"mlp.top_k is {c.mlp.top_k}, expected at most n_experts = {c.mlp.n_experts}")
+        require(
+            c.mlp.top_k <= c.mlp.n_experts,
+            f"mlp.top_k is {c.mlp.top_k}, expected at most n_experts = {c.mlp.n_experts}",
+        )
     if c.ssm.mode == "param_mix":
-        require(c.ssm.state_update == "selected", 'ssm.state_update is "all", but param_mix keeps one state: leave it out')
+        require(
+            c.ssm.state_update == "selected", 'ssm.state_update is "all", but param_mix keeps one state: leave it out'
+        )
     for layer in c.swa.layers:
         require(0 <= layer < c.n_layer, f"swa.layers names layer {layer}, expected 0 to {c.n_layer - 1}")
     require(len(set(c.swa.layers)) == len(c.swa.layers), f"swa.layers names a layer twice: {list(c.swa.layers)}")
     if c.swa.layers:
-        require(c.swa.n_heads % c.swa.n_kv_heads == 0, f"swa.n_heads is {c.swa.n_heads}, expected a multiple of n_kv_heads = {c.swa.n_kv_heads}")
-        require(c.swa.rope_theta is None or c.swa.rope_theta > 0, f"swa.rope_theta is {c.swa.rope_theta}, expected more than 0 or null")
-        require(c.swa.rope_theta is None or c.swa.head_dim % 2 == 0, f"swa.head_dim is {c.swa.head_dim}, expected an even number for RoPE")
+        require(
+            c.swa.n_heads % c.swa.n_kv_heads == 0,
+            f"swa.n_heads is {c.swa.n_heads}, expected a multiple of n_kv_heads = {c.swa.n_kv_heads}",
+        )
+        require(
+            c.swa.rope_theta is None or c.swa.rope_theta > 0,
+            f"swa.rope_theta is {c.swa.rope_theta}, expected more than 0 or null",
+        )
+        require(
+            c.swa.rope_theta is None or c.swa.head_dim % 2 == 0,
+            f"swa.head_dim is {c.swa.head_dim}, expected an even number for RoPE",
+        )

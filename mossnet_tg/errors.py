@@ -1,7 +1,7 @@
 """The errors that a user of mossnet-tg can meet: each says what was found, what was expected and what to do.
 
-Every error that bad input, a bad file or a missing device can cause derives from `MossnetError`; the command line prints
-`error: MESSAGE` and `hint: HINT` and exits with `exit_code`. Anything else that escapes is a defect of ours.
+Every error that bad input, a bad file or a missing device can cause derives from `MossnetError`; the command line
+prints `error: MESSAGE` and `hint: HINT` and exits with `exit_code`. Anything else that escapes is a defect of ours.
 """
 
 from __future__ import annotations

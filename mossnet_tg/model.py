@@ -1,11 +1,11 @@
 """MossNet in tinygrad's lazy tensor API: SPEC.md, equation by equation, for one sequence and T tokens at once.
 
-The same functions serve three uses: T = 1 is decode, T = a fixed chunk is prefill, and a plain tinygrad device runs either
-for debugging. They build graphs only; nothing here touches data. A matrix keeps the type it has in the checkpoint and is
-widened where it is read; activations, norms, accumulators and states are float32.
+The same functions serve three uses: T = 1 is decode, T = a fixed chunk is prefill, and a plain tinygrad device runs
+either for debugging. They build graphs only; nothing here touches data. A matrix keeps the type it has in the
+checkpoint and is widened where it is read; activations, norms, accumulators and states are float32.
 
-Glossary, SPEC.md to names: D d_model, X d_inner, N d_state, R dt_rank, W d_conv, E n_experts, k top_k, F d_ff, V vocab_size,
-S n_states, T n_tokens; u_t `u`, [c, z] `xz`, [d, B, C] `p`, Delta `dt`, g `gates`, T_t `idx`.
+Glossary, SPEC.md to names: D d_model, X d_inner, N d_state, R dt_rank, W d_conv, E n_experts, k top_k, F d_ff, V
+vocab_size, S n_states, T n_tokens; u_t `u`, [c, z] `xz`, [d, B, C] `p`, Delta `dt`, g `gates`, T_t `idx`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Weights = Mapping[str, Tensor]
 class Parameter:
     """One tensor that the model reads, under the name that `embed`, `layer` and `head` use.
 
-    It comes from the checkpoint tensor `source`, through `prepare` when that is given; or is `value`, when it follows from
-    the configuration. A `matrix` keeps the checkpoint's type, everything else is float32.
+    It comes from the checkpoint tensor `source`, through `prepare` when that is given; or is `value`, when it follows
+    from the configuration. A `matrix` keeps the checkpoint's type, everything else is float32.
     """
 
     shape: tuple[int, ...]
@@ -52,7 +52,9 @@ def outer_parameters(c: Config) -> dict[str, Parameter]:
 
 
 def layer_parameters(c: Config, layer: int, n_a: int) -> dict[str, Parameter]:
-    """The parameters of one layer, without the prefix `layers.{layer}.`; `n_a` is the leading axis of A_log (1: shared)."""
+    """The parameters of one layer, without the prefix `layers.{layer}.`; `n_a` is the leading axis of A_log (1:
+    shared).
+    """
     D, X, N, R, W, E = c.d_model, c.d_inner, c.ssm.d_state, c.dt_rank, c.ssm.d_conv, c.ssm.n_experts
     found: dict[str, Parameter] = {}
 
@@ -104,8 +106,11 @@ def layer_parameters(c: Config, layer: int, n_a: int) -> dict[str, Parameter]:
 
 
 def _a_log2e(a_log: Floats) -> Floats:
-    """A log2(e) [E, N, X] from A_log [E, X, N]: done once here instead of -exp and a product in every step of the scan."""
-    return (-np.exp(a_log) * np.float32(ops.LOG2E)).transpose(0, 2, 1)
+    """A log2(e) [E, N, X] from A_log [E, X, N]: done once here instead of -exp and a product in every step of the
+    scan.
+    """
+    rates: Floats = -np.exp(a_log) * np.float32(ops.LOG2E)
+    return np.transpose(rates, (0, 2, 1))
 
 
 def state_shapes(c: Config, layer: int, context: int) -> dict[str, tuple[int, ...]]:
@@ -207,7 +212,10 @@ def _sliding_window_attention(c: Config, w: Weights, states: dict[str, Tensor], 
     T, s = u.shape[0], c.swa
     q, k, v = (_linear(u, w[f"swa.{name}_proj.weight"]) for name in "qkv")
     if s.rope_theta is not None:
-        q, k = (_rotate(x.contiguous().reshape(T, -1, s.head_dim), w["swa.frequencies"], params).reshape(T, -1) for x in (q, k))
+        q, k = (
+            _rotate(x.contiguous().reshape(T, -1, s.head_dim), w["swa.frequencies"], params).reshape(T, -1)
+            for x in (q, k)
+        )
     op = ops.SwaAttention(T, s.n_heads, s.n_kv_heads, s.head_dim, states["ring"].shape[2])
     return ops.swa_attention(op, states["ring"], q.contiguous(), k.contiguous(), v.contiguous(), params)
 

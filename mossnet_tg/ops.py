@@ -1,15 +1,17 @@
-"""The custom scheduled ops: what MossNet does that a tensor graph says badly, each as one kernel with its state in place.
+"""The custom scheduled ops: what MossNet does that a tensor graph says badly, each as one kernel with its state in
+place.
 
-An op is a dataclass of its sizes and variants (`RoutedScan`, …) and a function that places it into a lazy graph. It has two
-lives:
+An op is a dataclass of its sizes and variants (`RoutedScan`, …) and a function that places it into a lazy graph. It
+has two lives:
 
 - its **UOp body** below runs on any plain tinygrad device: short, sequential, the definition of what the op computes;
 - `codegen.capture` recognises it by its kernel name, which carries the dataclass as JSON, and `codegen/kernels/` puts a
-  scheduled TensorIR generator in its place.
+scheduled TensorIR generator in its place.
 
-Shapes, with T tokens, X d_inner, N d_state, R dt_rank, W d_conv, E experts, S states (E or 1), k slots a token (top_k, or
-E when every expert runs). All activations and states are float32, indices int32. `params` is int32 [2]: how many of the T
-tokens are valid, and the position of the first; tokens behind the valid ones must leave every state as it is.
+Shapes, with T tokens, X d_inner, N d_state, R dt_rank, W d_conv, E experts, S states (E or 1), k slots a token
+(top_k, or E when every expert runs). All activations and states are float32, indices int32. `params` is int32 [2]:
+how many of the T tokens are valid, and the position of the first; tokens behind the valid ones must leave every state
+as it is.
 
 States lie with channels innermost: conv [W-1, X], ssm [S, N, X], ring [2, n_kv_heads, window, head_dim].
 """
@@ -47,8 +49,8 @@ class RmsNorm:
 class CausalConv:
     """Depthwise causal convolution with bias and SiLU (SPEC.md, TimeMix, x_t).
 
-    out [T, X]; state [W-1, X] (in place, oldest first; absent when W = 1); xz [T, 2X], of which columns 0..X-1 are convolved; weight [W, X];
-    bias [X] when `bias`; params.
+    out [T, X]; state [W-1, X] (in place, oldest first; absent when W = 1); xz [T, 2X], of which columns 0..X-1 are
+    convolved; weight [W, X]; bias [X] when `bias`; params.
     """
 
     n_tokens: int
@@ -61,8 +63,8 @@ class CausalConv:
 class RouterTopk:
     """Softmax, top-k and gates (SPEC.md, T_t and g_ti); ties go to the lowest expert.
 
-    gates [T, k]; idx [T, k]; groups int32 [E + 1 + T k]: where each expert's slots begin, then the slots t k + j of all valid
-    tokens, sorted by expert and by token within one; logits [T, E]; params.
+    gates [T, k]; idx [T, k]; groups int32 [E + 1 + T k]: where each expert's slots begin, then the slots t k + j of
+    all valid tokens, sorted by expert and by token within one; logits [T, E]; params.
     """
 
     n_tokens: int
@@ -75,8 +77,8 @@ class RouterTopk:
 class ExpertMatmul:
     """Each slot's row times its expert's matrix.
 
-    out [T, k, n_out] ("combine": [T, n_out]); x [T, x_stride] or, when `per_slot`, [T, k, x_stride], of which the first n_in
-    columns are read; weight [E, n_out, n_in]; then, by `epilogue`:
+    out [T, k, n_out] ("combine": [T, n_out]); x [T, x_stride] or, when `per_slot`, [T, k, x_stride], of which the
+    first n_in columns are read; weight [E, n_out, n_in]; then, by `epilogue`:
 
     - "none": out = W x
     - "softplus": bias [E, n_out]: out = softplus(W x + bias)
@@ -101,9 +103,10 @@ class ExpertMatmul:
 class RoutedScan:
     """The routed-expert recurrence with skip and gate: y_t * SiLU(z_t) of SPEC.md, TimeMix.
 
-    y [T, X]; h [S, N, X] (in place); x [T, X]; xz [T, 2X], whose columns X..2X-1 are z; dt [T, K, X] (Delta, after softplus);
-    p [T, K, R + 2N], whose columns R.. are B and R+N.. are C; A [E, N, X] (or [1, N, X] when `shared_a`), as A log2(e); D [X];
-    gates, idx [T, k] and groups of RouterTopk when E > 1; params. K is k, or E when every state advances (`update` "all").
+    y [T, X]; h [S, N, X] (in place); x [T, X]; xz [T, 2X], whose columns X..2X-1 are z; dt [T, K, X] (Delta, after
+    softplus); p [T, K, R + 2N], whose columns R.. are B and R+N.. are C; A [E, N, X] (or [1, N, X] when `shared_a`),
+    as A log2(e); D [X]; gates, idx [T, k] and groups of RouterTopk when E > 1; params. K is k, or E when every state
+    advances (`update` "all").
     """
 
     n_tokens: int
@@ -122,8 +125,8 @@ class RoutedScan:
 class SwaAttention:
     """Causal grouped-query attention over the last `window` tokens, the ring cache updated in place.
 
-    out [T, n_heads head_dim]; ring [2, n_kv_heads, window, head_dim] (keys, then values; position p lies at p % window);
-    q [T, n_heads head_dim]; k, v [T, n_kv_heads head_dim] (after RoPE); params.
+    out [T, n_heads head_dim]; ring [2, n_kv_heads, window, head_dim] (keys, then values; position p lies at p %
+    window); q [T, n_heads head_dim]; k, v [T, n_kv_heads head_dim] (after RoPE); params.
     """
 
     n_tokens: int
@@ -165,7 +168,9 @@ def n_outputs(op: Op) -> int:
 
 
 def _place(op: Op, body: Body, *buffers: Tensor) -> list[Tensor]:
-    """One kernel call; the tensors of the buffers it writes. A state tensor is replaced, so that later uses come after."""
+    """One kernel call; the tensors of the buffers it writes. A state tensor is replaced, so that later uses come
+    after.
+    """
     name = kernel_name(op)
 
     def kernel(*args: UOp) -> UOp:
@@ -179,7 +184,9 @@ def rms_norm(op: RmsNorm, x: Tensor, *weights: Tensor) -> Tensor:
     return _place(op, _rms_norm, Tensor.empty(*x.shape), x, *weights)[0]
 
 
-def causal_conv(op: CausalConv, state: Tensor | None, xz: Tensor, weight: Tensor, bias: Tensor | None, params: Tensor) -> Tensor:
+def causal_conv(
+    op: CausalConv, state: Tensor | None, xz: Tensor, weight: Tensor, bias: Tensor | None, params: Tensor
+) -> Tensor:
     """x [T, X]; advances `state`."""
     out = Tensor.empty(op.n_tokens, op.d_inner)
     states, biases = [] if state is None else [state], [] if bias is None else [bias]
@@ -193,7 +200,9 @@ def router_topk(op: RouterTopk, logits: Tensor, params: Tensor) -> tuple[Tensor,
     """(gates [T, k], idx [T, k], groups [E + 1 + T k])."""
     slots = (op.n_tokens, op.top_k)
     groups = Tensor.empty(op.n_experts + 1 + op.n_tokens * op.top_k, dtype=dtypes.int)
-    gates, idx, groups = _place(op, _router_topk, Tensor.empty(*slots), Tensor.empty(*slots, dtype=dtypes.int), groups, logits, params)
+    gates, idx, groups = _place(
+        op, _router_topk, Tensor.empty(*slots), Tensor.empty(*slots, dtype=dtypes.int), groups, logits, params
+    )
     return gates, idx, groups
 
 
@@ -212,7 +221,9 @@ def routed_scan(op: RoutedScan, h: Tensor, *operands: Tensor) -> Tensor:
 
 def swa_attention(op: SwaAttention, ring: Tensor, q: Tensor, k: Tensor, v: Tensor, params: Tensor) -> Tensor:
     """out [T, n_heads head_dim]; appends the valid tokens to `ring`."""
-    out, new_ring = _place(op, _swa_attention, Tensor.empty(op.n_tokens, op.n_heads * op.head_dim), ring, q, k, v, params)
+    out, new_ring = _place(
+        op, _swa_attention, Tensor.empty(op.n_tokens, op.n_heads * op.head_dim), ring, q, k, v, params
+    )
     ring.replace(new_ring)
     return out
 
@@ -290,13 +301,20 @@ def _router_topk(op: RouterTopk, gates: UOp, idx: UOp, groups: UOp, logits: UOp,
     # How many experts go before e: those with a larger score, and equal ones with a lower index.
     ranks = []
     for e, s in enumerate(scores):
-        before = [(s < other).where(1, 0) if j > e else (other < s).where(0, 1) for j, other in enumerate(scores) if j != e]
+        before = [
+            (s < other).where(1, 0) if j > e else (other < s).where(0, 1) for j, other in enumerate(scores) if j != e
+        ]
         ranks.append(sum(before, UOp.const(0, dtypes.int)))
     slots = range(op.top_k)
     chosen = [sum((ranks[e].ne(j).where(0, e) for e in range(op.n_experts)), UOp.const(0, dtypes.int)) for j in slots]
-    power = [sum((ranks[e].ne(j).where(0.0, powers[e]) for e in range(op.n_experts)), UOp.const(0.0, dtypes.float)) for j in slots]
+    power = [
+        sum((ranks[e].ne(j).where(0.0, powers[e]) for e in range(op.n_experts)), UOp.const(0.0, dtypes.float))
+        for j in slots
+    ]
     total = sum(power[1:], power[0]) if op.norm_topk else sum(powers[1:], powers[0])
-    routed = UOp.group(*[gates[t, j].store(power[j] / total) for j in slots], *[idx[t, j].store(chosen[j]) for j in slots]).end(t)
+    routed = UOp.group(
+        *[gates[t, j].store(power[j] / total) for j in slots], *[idx[t, j].store(chosen[j]) for j in slots]
+    ).end(t)
 
     # Counting sort by expert; slots of tokens that are not valid count as expert E and end up last.
     n_slots, k = op.n_tokens * op.top_k, op.top_k
@@ -378,12 +396,11 @@ def _routed_scan(op: RoutedScan, y: UOp, h: UOp, x: UOp, xz: UOp, dt: UOp, p: UO
         done = UOp.group(state[0, n, c].store(valid.where(new, state[0, n, c])), total).end(n)
     else:
         j, n = _loop(dt.shape[1], 2), _loop(op.d_state, 3)
-        every = op.update == "all" or idx is None
-        s = j if every else idx[t, j]
+        s = j if op.update == "all" or idx is None else idx[t, j]
         state = h.after(t, j)
         new = advance(state[s, n, c], A[0 if op.shared_a else s, n, c], dt[t, j, c], p[t, j, b0 + n])
         gate = UOp.const(1.0, dtypes.float)
-        if gates is not None and every:
+        if gates is not None and idx is not None and op.update == "all":
             gate = sum((idx[t, i].ne(j).where(0.0, gates[t, i]) for i in range(op.top_k)), UOp.const(0.0, dtypes.float))
         elif gates is not None:
             gate = gates[t, j]
@@ -407,7 +424,11 @@ def _swa_attention(op: SwaAttention, out: UOp, ring: UOp, q: UOp, k: UOp, v: UOp
 
     # Online softmax: m the largest score so far, total and acc rescaled whenever it grows.
     m, total, dot, acc = _registers(1, 0), _registers(1, 1), _registers(1, 2), _registers(d, 3)
-    start = UOp.group(m.after(head, t)[0].store(-1e30), total.after(head, t)[0].store(0.0), *[acc.after(head, t)[i].store(0.0) for i in range(d)])
+    start = UOp.group(
+        m.after(head, t)[0].store(-1e30),
+        total.after(head, t)[0].store(0.0),
+        *[acc.after(head, t)[i].store(0.0) for i in range(d)],
+    )
     i = _loop(d, 3)
     dot = dot.after(dot.after(start, back)[0].store(0.0)).after(i)
     score = dot.after(dot[0].store(dot[0] + q[t, head * d + i] * cached(0, k, i)).end(i))[0] * (d**-0.5)
@@ -417,7 +438,11 @@ def _swa_attention(op: SwaAttention, out: UOp, ring: UOp, q: UOp, k: UOp, v: UOp
     keep, weight = _exp(old - new), attends.where(_exp(score - new), 0.0)
     values = [acc[i].store(acc[i] * keep + weight * cached(1, v, UOp.const(i, dtypes.weakint))) for i in range(d)]
     done = UOp.group(m[0].store(new), total[0].store(total[0] * keep + weight), *values).end(back)
-    result = UOp.group(*[out[t, head * d + i].store(acc.after(done)[i] / total.after(done)[0]) for i in range(d)]).end(t).end(head)
+    result = (
+        UOp.group(*[out[t, head * d + i].store(acc.after(done)[i] / total.after(done)[0]) for i in range(d)])
+        .end(t)
+        .end(head)
+    )
 
     # Then the ring: of the valid tokens, the last `window`, in order.
     w, token, j = _loop(op.n_kv_heads, 4), _loop(op.n_tokens, 5), _loop(d, 6)

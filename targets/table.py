@@ -65,7 +65,15 @@ def _resolve_cpu(options: Mapping[str, str]) -> Target:
         raise UsageError(f"target cpu: arch is '{arch}', expected {' or '.join(ARCHS)}")
     mcpu = options.get("mcpu") or (_host_level(host.cpu_features) if arch == host.cpu_arch else _BASELINE[arch])
     features = _features(arch, mcpu)
-    lanes, registers = (4, 32) if arch == "aarch64" else (16, 32) if "avx512vl" in features else (8, 16) if "avx2" in features else (4, 16)
+    lanes, registers = (
+        (4, 32)
+        if arch == "aarch64"
+        else (16, 32)
+        if "avx512vl" in features
+        else (8, 16)
+        if "avx2" in features
+        else (4, 16)
+    )
     name = f"cpu:arch={arch},mcpu={mcpu}"
     return Target("cpu", name, arch, mcpu, features, lanes, registers, arch == "aarch64" or "f16c" in features)
 
@@ -82,11 +90,36 @@ def _host_level(features: tuple[str, ...]) -> str:
 
 # What LLVM may use of a processor and the runtime can check. Names outside (fxsr, sse2, …) are part of every x86-64.
 _CHECKED = {
-    "x86_64": (
-        "sse4.2 popcnt avx avx2 fma f16c bmi bmi2 lzcnt movbe avx512f avx512bw avx512cd avx512dq avx512vl avx512vnni "
-        "avx512bf16 avx512fp16 avx512vbmi avx512vbmi2 avx512bitalg avx512vpopcntdq avx512ifma avxvnni gfni vaes vpclmulqdq"
-    ).split(),
-    "aarch64": "fullfp16 dotprod i8mm bf16 sve sve2".split(),
+    "x86_64": [
+        "sse4.2",
+        "popcnt",
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "bmi",
+        "bmi2",
+        "lzcnt",
+        "movbe",
+        "avxvnni",
+        "gfni",
+        "vaes",
+        "vpclmulqdq",
+        "avx512f",
+        "avx512bw",
+        "avx512cd",
+        "avx512dq",
+        "avx512vl",
+        "avx512vnni",
+        "avx512bf16",
+        "avx512fp16",
+        "avx512vbmi",
+        "avx512vbmi2",
+        "avx512bitalg",
+        "avx512vpopcntdq",
+        "avx512ifma",
+    ],
+    "aarch64": ["fullfp16", "dotprod", "i8mm", "bf16", "sve", "sve2"],
 }
 
 
@@ -115,7 +148,10 @@ KINDS: dict[str, Kind] = {
     "cpu": Kind(
         "cpu",
         "machine code for processors, through LLVM",
-        {"arch": "x86_64 or aarch64; default: this machine's", "mcpu": "a processor or level that LLVM knows; default: this machine's level"},
+        {
+            "arch": "x86_64 or aarch64; default: this machine's",
+            "mcpu": "a processor or level that LLVM knows; default: this machine's level",
+        },
         _resolve_cpu,
     ),
 }

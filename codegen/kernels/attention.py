@@ -1,4 +1,6 @@
-"""SwaAttention: a tile is one key-value head with its query heads; softmax is computed online, in one pass over the window."""
+"""SwaAttention: a tile is one key-value head with its query heads; softmax is computed online, in one pass over the
+window.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The frame of every CPU kernel: flat buffers, a range of tiles, one PrimFunc.
 
 `with cpu_kernel(name, params) as k:` opens the function; inside, TensorIR is emitted through tvm's IR builder and
-`k.func` holds the result afterwards. A kernel computes tiles lo <= tile < hi, each on its own, so that threads share it.
+`k.func` holds the result afterwards. A kernel computes tiles lo <= tile < hi, each on its own, so that threads share
+it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Buffer = Any
 
 @dataclass(frozen=True)
 class Param:
-    """A kernel's buffer: a flat array of `n` elements of `dtype` (numpy's name, or bfloat16)."""
+    """A kernel's buffer: a flat array of `n` elements of `dtype` (numpy's name, bfloat16, or float16_bits)."""
 
     name: str
     n: int
@@ -65,7 +66,18 @@ def cpu_kernel(name: str, params: Sequence[Param]) -> Iterator[CpuKernel]:
         kernel.func = builder.get()
 
 
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "int8": 1, "uint8": 1, "bool": 1, "uint32": 4}
+_BYTES = {
+    "float32": 4,
+    "float16": 2,
+    "float16_bits": 2,
+    "bfloat16": 2,
+    "int32": 4,
+    "int64": 8,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+    "uint32": 4,
+}
 
 
 def itemsize(dtype: str) -> int:
@@ -74,18 +86,23 @@ def itemsize(dtype: str) -> int:
 
 
 def storage(dtype: str) -> str:
-    """The type a buffer of `dtype` is declared with: bfloat16 is read as its bits."""
-    return {"bfloat16": "uint16", "bool": "uint8"}.get(dtype, dtype)
+    """The type a buffer of `dtype` is declared with: what the processor cannot widen is read as its bits."""
+    return {"bfloat16": "uint16", "float16_bits": "uint16", "bool": "uint8"}.get(dtype, dtype)
 
 
-def load_f32(buffer: Buffer, index: Expr, dtype: str) -> Expr:
-    """buffer[index] widened to float32."""
+def load(buffer: Buffer, index: Expr, dtype: str) -> Expr:
+    """buffer[index], a narrow float widened to float32."""
     value = buffer[index]
-    if dtype == "float32":
-        return value
+    if dtype == "float16":
+        return T.cast(value, "float32")
     if dtype == "bfloat16":  # the upper half of a float32
         return T.reinterpret("float32", T.shift_left(T.cast(value, "uint32"), T.uint32(16)))
-    return T.cast(value, "float32")
+    if dtype == "float16_bits":  # exponent and mantissa moved into place, then the exponents' different zeros made one
+        bits = T.bind(T.cast(value, "uint32"))
+        sign = T.shift_left(T.bitwise_and(bits, T.uint32(0x8000)), T.uint32(16))
+        rest = T.shift_left(T.bitwise_and(bits, T.uint32(0x7FFF)), T.uint32(13))
+        return T.reinterpret("float32", T.bitwise_or(sign, rest)) * T.float32(2.0**112)
+    return value
 
 
 def local(n: int, dtype: str = "float32") -> Buffer:

@@ -1,7 +1,7 @@
 """Elementary functions as TensorIR expressions: branch-free polynomials, so that they vectorise and need no libm.
 
-Each takes and gives a float32 expression; intermediate values are bound where the IR builder stands, so that a value used
-twice is computed once. Errors are against correctly rounded results over the stated domain.
+Each takes and gives a float32 expression; intermediate values are bound where the IR builder stands, so that a value
+used twice is computed once. Errors are against correctly rounded results over the stated domain.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ def exp2(x: Expr) -> Expr:
     n = T.bind(T.floor(x + f32(0.5)))
     r = T.bind(x - n)
     p = f32(1.535336188319500e-4)
-    for c in (1.339887440266574e-3, 9.618437357674640e-3, 5.550332471162809e-2, 2.402264791363012e-1, 6.931472028550421e-1, 1.0):
+    for c in (
+        1.339887440266574e-3,
+        9.618437357674640e-3,
+        5.550332471162809e-2,
+        2.402264791363012e-1,
+        6.931472028550421e-1,
+        1.0,
+    ):
         p = p * r + f32(c)
     return p * T.reinterpret("float32", T.shift_left(T.cast(n, "int32") + 127, 23))
 

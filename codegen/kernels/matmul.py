@@ -1,20 +1,21 @@
 """Matrix products over panel weights: one register tile serves GEMV, GEMM and both forms of the expert product.
 
-A tile of the kernel is one panel of outputs (`codegen.layout.Panels`), so a weight is read once per call, in order, by one
-thread. Where several tokens come at once, the panel stays in the cache while blocks of `rows` tokens pass over it; blocks
-behind the valid tokens are left out. With routing, the tokens of one expert are taken together through the slot lists that
-RouterTopk sorts, so each expert's panel is read once per chunk.
+A tile of the kernel is one panel of outputs (`codegen.layout.Panels`), so a weight is read once per call, in order,
+by one thread. Where several tokens come at once, the panel stays in the cache while blocks of `rows` tokens pass over
+it; blocks behind the valid tokens are left out. With routing, the tokens of one expert are taken together through the
+slot lists that RouterTopk sorts, so each expert's panel is read once per chunk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, load_f32, local, when
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, load, local, when
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import ExpertMatmul
 
@@ -31,11 +32,13 @@ class Panel:
 class Tile:
     """The sums of `len(rows)` rows over one panel of each matrix; `sum(m, r, j, v)` is lane v of row r's j-th vector.
 
-    The sums are registers while they grow. Then they are laid down once, so that the epilogue can be a loop over the rows:
-    unrolled like the sums it would be most of the kernel's code.
+    The sums are registers while they grow. Then they are laid down once, so that the epilogue can be a loop over the
+    rows: unrolled like the sums it would be most of the kernel's code.
     """
 
-    def __init__(self, s: CpuSchedule, n_k: int, rows: Sequence[Callable[[Expr], Expr]], panels: Sequence[Panel]) -> None:
+    def __init__(
+        self, s: CpuSchedule, n_k: int, rows: Sequence[Callable[[Expr], Expr]], panels: Sequence[Panel]
+    ) -> None:
         self.schedule, self.n_rows = s.matmul, len(rows)
         m = s.matmul
         # One row alone would wait for its own additions; several rows hide that by themselves.
@@ -52,14 +55,16 @@ class Tile:
             self._step(accs, rows, panels, k, 0)
         self.sums = [self._laid_down(acc) for acc in accs]
 
-    def _step(self, accs: list[Buffer], rows: Sequence[Callable[[Expr], Expr]], panels: Sequence[Panel], k: Expr, part: int) -> None:
+    def _step(
+        self, accs: list[Buffer], rows: Sequence[Callable[[Expr], Expr]], panels: Sequence[Panel], k: Expr, part: int
+    ) -> None:
         m = self.schedule
         for acc, panel in zip(accs, panels, strict=True):
             for r, row in enumerate(rows):
                 for j in range(m.vectors):
                     with T.vectorized(m.lanes) as v:
                         at = (part * self.n_rows + r) * m.width + j * m.lanes + v
-                        weight = load_f32(panel.buffer, panel.base + k * m.width + j * m.lanes + v, panel.dtype)
+                        weight = load(panel.buffer, panel.base + k * m.width + j * m.lanes + v, panel.dtype)
                         T.buffer_store(acc, acc[at] + row(k) * weight, [at])
 
     def _laid_down(self, acc: Buffer) -> Buffer:
@@ -114,15 +119,16 @@ def linear(
 ) -> Generated:
     """A dense product y[t, n] = epilogue(sum_k x(t, k) W[n, k]).
 
-    `row(buffers, t, k)` is x as an expression, `store(buffers, t, n, sum)` emits the epilogue; `weight` and `tokens` are the
-    positions of W and of the params buffer (None for one token, which is always valid) among `params`.
+    `row(buffers, t, k)` is x as an expression, `store(buffers, t, n, sum)` emits the epilogue; `weight` and `tokens`
+    are the positions of W and of the params buffer (None for one token, which is always valid) among `params`.
     """
     n_rows = s.rows(n_tokens)
     with cpu_kernel(name, params) as k, T.serial(k.lo, k.hi) as panel:
         w = Panel(k.buffers[weight], panel * (n_in * s.matmul.width), params[weight].dtype)
 
         def block(first: Expr) -> None:
-            tile = Tile(s, n_in, [lambda i, r=r: row(k.buffers, first + r, i) for r in range(n_rows)], [w])
+            rows = [partial(row, k.buffers, first + r) for r in range(n_rows)]
+            tile = Tile(s, n_in, rows, [w])
             with T.serial(n_rows) as r:
                 store_row(s, n_out, panel, lambda j, v, n: store(k.buffers, first + r, n, tile.sum(0, r, j, v)))
 
@@ -208,7 +214,12 @@ class _ExpertBody:
                 with T.vectorized(m.lanes) as v:
                     at = j * m.lanes + v
                     T.buffer_store(total, total[at] + gate * tile.sum(0, 0, j, v), [at])
-        store_row(self.s, self.op.n_out, self.panel, lambda j, v, n: T.buffer_store(out, residual[n] + total[j * m.lanes + v], [n]))
+        store_row(
+            self.s,
+            self.op.n_out,
+            self.panel,
+            lambda j, v, n: T.buffer_store(out, residual[n] + total[j * m.lanes + v], [n]),
+        )
 
     def dense(self) -> None:
         """Prefill, every expert on every token."""
@@ -270,4 +281,6 @@ class _ExpertBody:
     def _copy_residual(self, tokens: Expr) -> None:
         out, residual, n_out = self.buffers["out"], self.buffers["residual"], self.op.n_out
         with T.serial(tokens) as t:
-            store_row(self.s, n_out, self.panel, lambda j, v, n: T.buffer_store(out, residual[t * n_out + n], [t * n_out + n]))
+            store_row(
+                self.s, n_out, self.panel, lambda j, v, n: T.buffer_store(out, residual[t * n_out + n], [t * n_out + n])
+            )

@@ -3,8 +3,8 @@
 Three loop structures, all without communication between tiles:
 
 - **token-sequential**: token by token, slot by slot, the state in memory. Decode.
-- **grouped by expert**: expert by expert, that expert's tokens in order (through RouterTopk's slot lists, or all tokens), its
-  state and decay rates of the tile in registers for as long as the expert lasts. Prefill.
+- **grouped by expert**: expert by expert, that expert's tokens in order (through RouterTopk's slot lists, or all
+  tokens), its state in registers for as long as the expert lasts. Prefill.
 - **mixed** (param_mix): token by token, one state in registers, the selected experts' parameters mixed on the way.
 """
 
@@ -15,7 +15,16 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, channel_tiles, cpu_kernel, for_channels, local
+from mossnet_tg.codegen.kernels.build import (
+    Buffer,
+    Expr,
+    Generated,
+    Param,
+    channel_tiles,
+    cpu_kernel,
+    for_channels,
+    local,
+)
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import RoutedScan
 
@@ -83,9 +92,11 @@ class _Channels:
                 self._load_step(step, drive, t, slot)
                 with T.serial(op.d_state) as n, T.vectorized(self.lanes) as v:
                     at = self._state(expert, n, v)
-                    new = self._advance(b["h"][at], b["A"][self._rate(expert, n, v)], step[v], drive[v], self._B(slot, n))
+                    new = self._advance(
+                        b["h"][at], b["A"][self._rate(expert, n, v)], step[v], drive[v], self._b_of(slot, n)
+                    )
                     T.buffer_store(b["h"], new, [at])
-                    T.buffer_store(acc, acc[v] + self._gate(t, slot, expert) * self._C(slot, n) * new, [v])
+                    T.buffer_store(acc, acc[v] + self._gate(t, slot, expert) * self._c_of(slot, n) * new, [v])
             with T.vectorized(self.lanes) as v:
                 T.buffer_store(b["y"], acc[v] * self._silu_z(t, v), [t * op.d_inner + self.c + v])
 
@@ -107,9 +118,9 @@ class _Channels:
                     T.buffer_store(acc, T.float32(0), [v])
                 with self._states() as n, T.vectorized(self.lanes) as v:
                     at = n * self.lanes + v
-                    new = self._advance(h[at], b["A"][self._rate(expert, n, v)], step[v], drive[v], self._B(slot, n))
+                    new = self._advance(h[at], b["A"][self._rate(expert, n, v)], step[v], drive[v], self._b_of(slot, n))
                     T.buffer_store(h, new, [at])
-                    T.buffer_store(acc, acc[v] + self._C(slot, n) * new, [v])
+                    T.buffer_store(acc, acc[v] + self._c_of(slot, n) * new, [v])
                 with T.vectorized(self.lanes) as v:
                     at = t * X + self.c + v
                     T.buffer_store(b["y"], b["y"][at] + self._gate(t, slot, expert) * acc[v], [at])
@@ -140,7 +151,10 @@ class _Channels:
                 T.buffer_store(step, mix([b["dt"][slot * op.d_inner + self.c + v] for slot in slots]), [v])
                 T.buffer_store(drive, self._drive(step[v], self._x(t, v)), [v])
             with self._states() as n:
-                B, C = T.bind(mix([self._B(slot, n) for slot in slots])), T.bind(mix([self._C(slot, n) for slot in slots]))
+                B, C = (
+                    T.bind(mix([self._b_of(slot, n) for slot in slots])),
+                    T.bind(mix([self._c_of(slot, n) for slot in slots])),
+                )
                 with T.vectorized(self.lanes) as v:
                     at = n * self.lanes + v
                     rate = T.bind(mix([b["A"][self._rate(expert, n, v)] for expert in experts]))
@@ -197,8 +211,8 @@ class _Channels:
     def _rate(self, expert: Expr, n: Expr, v: Expr) -> Expr:
         return self._state(0 if self.op.shared_a else expert, n, v)
 
-    def _B(self, slot: Expr, n: Expr) -> Expr:
+    def _b_of(self, slot: Expr, n: Expr) -> Expr:
         return self.b["p"][slot * (self.op.dt_rank + 2 * self.op.d_state) + self.op.dt_rank + n]
 
-    def _C(self, slot: Expr, n: Expr) -> Expr:
-        return self._B(slot, n + self.op.d_state)
+    def _c_of(self, slot: Expr, n: Expr) -> Expr:
+        return self._b_of(slot, n + self.op.d_state)

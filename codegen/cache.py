@@ -1,0 +1,75 @@
+"""Compiled models in the user's cache folder, one file for everything that decides what is in it.
+
+A file's name is a hash of the checkpoint's fingerprint, the target, the options and the compiler itself (its version,
+that of TVM and tinygrad, its own source), so nothing in the cache is ever stale: it is found or it is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from mossnet_tg.codegen.options import CompileOptions
+from mossnet_tg.errors import MossnetError
+from mossnet_tg.targets.table import Target
+from mossnet_tg.weights.checkpoint import Checkpoint
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+# The compiler: what these files say is what a model file holds.
+_SOURCES = ("ops.py", "model.py", "config.py", "codegen/**/*.py", "weights/names.py")
+
+
+def cache_folder() -> Path:
+    """Where compiled models are kept: `MOSSNET_CACHE_DIR`, or the user's cache folder."""
+    if named := os.environ.get("MOSSNET_CACHE_DIR"):
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("mossnet-tg", appauthor=False))
+
+
+def compiled_path(checkpoint: Checkpoint, target: Target, options: CompileOptions) -> Path:
+    """The file that holds `checkpoint` compiled for `target`, whether it is there or not."""
+    parts = [checkpoint.fingerprint(), target.name, repr(sorted(asdict(options).items())), _compiler()]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+    return cache_folder() / f"{checkpoint.name[:64]}-{target.kind}-{key}.moss"
+
+
+@cache
+def _compiler() -> str:
+    h = hashlib.sha256()
+    for name in ("tinygrad", "apache-tvm", "apache-tvm-ffi"):
+        h.update(f"{name} {version(name)}\n".encode())
+    root = Path(__file__).resolve().parent
+    package = (
+        root.parent / "mossnet_tg" if root.name == "codegen" and (root.parent / "mossnet_tg").is_dir() else _PACKAGE
+    )
+    for pattern in _SOURCES:
+        for path in sorted(package.glob(pattern)):
+            h.update(path.read_bytes())
+    return h.hexdigest()
+
+
+def cached(checkpoint: Checkpoint, target: Target, options: CompileOptions, progress: Callable[[str], None]) -> Path:
+    """The compiled model of `checkpoint`, from the cache or made now. Raises MossnetError, also for a folder that
+    cannot be written.
+    """
+    path = compiled_path(checkpoint, target, options)
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(13, "not writable")
+    except OSError as e:
+        hint = "set MOSSNET_CACHE_DIR to a folder that can be written"
+        raise MossnetError(f"{path.parent}: the cache folder cannot be used: {e.strerror}", hint) from None
+    from mossnet_tg.codegen.compile import compile_checkpoint  # brings TVM, which takes seconds
+
+    compile_checkpoint(checkpoint, target, path, options, progress)
+    return path

@@ -1,0 +1,175 @@
+"""MossNet models, compiled: from a checkpoint to text on this machine, on a phone, in an app.
+
+from mossnet_tg import Model
+
+model = Model.load()                      # the bundled demo; or a checkpoint folder, or a model.moss
+for piece in model.generate("def fibonacci(n):", max_tokens=64):
+    print(piece, end="")
+
+logits = model.logits([1, 2, 3])          # float32 [n_tokens, vocab]
+session = model.session()                 # prefill, decode, save, restore, fork
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mossnet_tg.errors import ArtifactError, DeviceError, MossnetError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from mossnet_tg.config import Config
+    from mossnet_tg.engine import CompiledModel, Session
+    from mossnet_tg.generate import Stats
+    from mossnet_tg.plain import PlainSession
+    from mossnet_tg.sampling import SamplingParams
+    from mossnet_tg.tokenizer import Tokenizer
+
+__all__ = ["ArtifactError", "DeviceError", "Model", "MossnetError", "UsageError"]
+
+
+def __getattr__(name: str) -> str:
+    """`__version__`, looked up when it is asked for: it takes longer than the rest of this import."""
+    if name != "__version__":
+        raise AttributeError(f"module 'mossnet_tg' has no attribute '{name}'")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mossnet-tg")
+    except PackageNotFoundError:  # a source tree on the path
+        return "0+source"
+
+
+Progress = Callable[[str], None]
+
+
+class Model:
+    """A model, ready to run. Make one with `Model.load`; sessions of several threads may share it."""
+
+    def __init__(
+        self,
+        engine: CompiledModel | Any,
+        config: Config,
+        tokenizer_json: bytes | None,
+        eos_ids: tuple[int, ...],
+        n_threads: int,
+    ) -> None:
+        self.engine = engine
+        self.config = config
+        self.eos_ids = eos_ids
+        self.path: Path | None = None  # of the model.moss, where there is one
+        self._tokenizer_json = tokenizer_json
+        self._n_threads = n_threads
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        target: str = "cpu",
+        *,
+        n_threads: int = 0,
+        chunk: int = 128,
+        context: int = 4096,
+        allow_native: bool = False,
+        progress: Progress = lambda step: None,
+    ) -> Model:
+        """Load a checkpoint (compiled first, unless it is in the cache), a model.moss, or with None the bundled demo.
+
+        `target` is `cpu`, `cpu:mcpu=…` (see `mossnet-tg targets`) or `tinygrad:DEVICE`, which runs the uncompiled
+        graph for debugging. `n_threads` 0 takes every CPU this process may use. A model.moss holds machine code that
+        runs with the caller's rights: it needs `allow_native`. `progress` is told the steps of a compilation. Raises
+        MossnetError.
+        """
+        from mossnet_tg.weights.checkpoint import DEMO, Checkpoint, is_checkpoint
+
+        if path is not None and Path(path).is_file() and not is_checkpoint(path):
+            return cls._load_compiled(path, allow_native, n_threads)
+        checkpoint = Checkpoint.open(DEMO if path is None else path)
+        if target.partition(":")[0] == "tinygrad":
+            return cls._load_plain(checkpoint, target.partition(":")[2] or "PYTHON", context)
+        from mossnet_tg.codegen.cache import cached
+        from mossnet_tg.codegen.options import CompileOptions
+        from mossnet_tg.targets.table import parse_target
+
+        compiled = cached(checkpoint, parse_target(target), CompileOptions(chunk, context), progress)
+        return cls._load_compiled(compiled, True, n_threads)
+
+    @classmethod
+    def _load_compiled(cls, path: str | os.PathLike[str], allow_native: bool, n_threads: int) -> Model:
+        from mossnet_tg.config import Config
+        from mossnet_tg.engine import CompiledModel
+
+        engine = CompiledModel(path, allow_native=allow_native)
+        config = Config.from_json(engine.meta("config") or "", f"{os.fspath(path)}: config")
+        eos = tuple(int(i) for i in (engine.meta("eos") or "").split(",") if i)
+        model = cls(engine, config, engine.tokenizer, eos, n_threads)
+        model.path = Path(path)
+        return model
+
+    @classmethod
+    def _load_plain(cls, checkpoint: Any, device: str, context: int) -> Model:
+        from mossnet_tg.plain import PlainModel
+        from mossnet_tg.weights.parameters import parameters, value_f32
+
+        values = {prefix + name: value_f32(checkpoint, prefix, p) for prefix, name, p in parameters(checkpoint)}
+        engine = PlainModel(checkpoint.config, values, device, context)
+        return cls(engine, checkpoint.config, checkpoint.tokenizer_json, checkpoint.eos_ids, 0)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; UsageError when the checkpoint came without one."""
+        from mossnet_tg.tokenizer import Tokenizer
+
+        if self._tokenizer_json is None:
+            raise UsageError(
+                "the model has no tokenizer", "put its tokenizer.json beside config.json, or work with token ids"
+            )
+        return Tokenizer.from_json(self._tokenizer_json)
+
+    def meta(self, key: str) -> str | None:
+        """A value of the model.moss's META (docs/format.md); None where there is none."""
+        value: str | None = None if self.path is None else self.engine.meta(key)
+        return value
+
+    def session(self) -> Session | PlainSession:
+        """A new sequence: prefill, decode, score, reset; on compiled models also save, restore and fork."""
+        session: Session | PlainSession = self.engine.session(*([self._n_threads] if self._n_threads else []))
+        return session
+
+    def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """The logits after each of `ids`, float32 [n_tokens, vocab]."""
+        return self.session().score(ids)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        sampling: SamplingParams | None = None,
+        stop: Sequence[str] = (),
+        stats: Stats | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[str]:
+        """The text that follows `prompt`, in pieces as it comes (see `mossnet_tg.generate.generate_text`)."""
+        from mossnet_tg.engine import Sampler
+        from mossnet_tg.generate import generate_text
+        from mossnet_tg.sampling import SamplingParams
+
+        sampler = Sampler(sampling or SamplingParams())
+        return generate_text(
+            self.session(),
+            sampler,
+            self.tokenizer,
+            prompt,
+            max_tokens=max_tokens,
+            eos_ids=self.eos_ids,
+            stop=stop,
+            stats=stats,
+            progress=progress,
+        )

@@ -1,0 +1,461 @@
+"""libmossnet from Python: compiled models, sessions and the sampler, through ctypes.
+
+What each call does stands in `mossnet.h`; here are only types, lifetimes and errors. ctypes releases the GIL during a
+call, so sessions of several threads run at once; one session or sampler belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import os
+import weakref
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import mossnet_tg
+from mossnet_tg.errors import ArtifactError, DeviceError, MossnetError, UsageError
+from mossnet_tg.sampling import SamplingParams
+
+ABI_VERSION = 1
+LIBRARY_NAME = "libmossnet.so"
+DECODE, PREFILL, SCORE = 0, 1, 2
+
+Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
+Logits = npt.NDArray[np.float32]
+
+_ALLOW_NATIVE = 1
+_ENTRY_KINDS = 3
+
+# By number, as in `mossnet.h`: which error a status becomes.
+_ERRORS: tuple[type[MossnetError], ...] = (
+    MossnetError,  # OK: never raised
+    UsageError,  # ARGUMENT
+    MossnetError,  # MEMORY
+    MossnetError,  # IO
+    ArtifactError,  # FORMAT
+    ArtifactError,  # UNSUPPORTED
+    UsageError,  # CONSENT
+    ArtifactError,  # STATE
+    UsageError,  # CONTEXT
+    DeviceError,  # DEVICE
+)
+_HINTS = {
+    5: "compile the model on this machine, or for a target that names only what this machine has",
+    6: "native code runs with your rights: allow it only for files whose maker you trust",
+    8: "start a new session, or compile the model with a larger context",
+}
+
+
+class _Error(ctypes.Structure):
+    _fields_ = (("status", ctypes.c_int), ("text", ctypes.c_char * 480))
+
+
+class _Info(ctypes.Structure):
+    _fields_ = (
+        ("vocab_size", c_uint32),
+        ("chunk", c_uint32),
+        ("max_context", c_uint32),
+        ("n_steps", c_uint32 * _ENTRY_KINDS),
+        ("n_buffers", c_uint32),
+        ("reserved", c_uint32),
+        ("file_bytes", c_uint64),
+        ("weights_bytes", c_uint64),
+        ("code_bytes", c_uint64),
+        ("state_bytes", c_uint64),
+        ("arena_bytes", c_uint64),
+        ("io_bytes", c_uint64),
+        ("session_bytes", c_uint64),
+        ("model_hash", c_uint8 * 32),
+    )
+
+
+class _Sampling(ctypes.Structure):
+    _fields_ = (
+        ("temperature", c_float),
+        ("top_p", c_float),
+        ("min_p", c_float),
+        ("repetition_penalty", c_float),
+        ("top_k", c_uint32),
+        ("repetition_window", c_uint32),
+        ("seed", c_uint64),
+    )
+
+
+# name: (result, arguments); a call that returns a status takes the error behind these arguments.
+_STATUS = "status"
+_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "version": (c_char_p, ()),
+    "abi_version": (c_uint32, ()),
+    "cpu_arch": (c_char_p, ()),
+    "cpu_count": (c_uint32, ()),
+    "cpu_features": (c_size_t, (c_char_p, c_size_t)),
+    "read_bandwidth": (_STATUS, (c_size_t, c_uint32, c_uint32, POINTER(c_double))),
+    "model_load": (_STATUS, (c_char_p, c_uint32, POINTER(c_void_p))),
+    "model_free": (None, (c_void_p,)),
+    "model_info": (None, (c_void_p, POINTER(_Info))),
+    "model_meta": (c_char_p, (c_void_p, c_char_p)),
+    "model_tokenizer": (c_void_p, (c_void_p, POINTER(c_size_t))),
+    "session_new": (_STATUS, (c_void_p, c_uint32, POINTER(c_void_p))),
+    "session_free": (None, (c_void_p,)),
+    "session_reset": (None, (c_void_p,)),
+    "session_fork": (_STATUS, (c_void_p, POINTER(c_void_p))),
+    "session_prefill": (_STATUS, (c_void_p, c_void_p, c_size_t, POINTER(c_void_p))),
+    "session_decode": (_STATUS, (c_void_p, c_int32, POINTER(c_void_p))),
+    "session_score": (_STATUS, (c_void_p, c_void_p, c_size_t, c_void_p)),
+    "session_position": (c_uint64, (c_void_p,)),
+    "session_threads": (c_uint32, (c_void_p,)),
+    "session_state_bytes": (c_size_t, (c_void_p,)),
+    "session_save": (_STATUS, (c_void_p, c_void_p, c_size_t, POINTER(c_size_t))),
+    "session_restore": (_STATUS, (c_void_p, c_void_p, c_size_t)),
+    "session_run": (_STATUS, (c_void_p, c_uint32, c_uint32, c_uint32)),
+    "session_read": (_STATUS, (c_void_p, c_uint32, c_void_p, c_size_t)),
+    "session_write": (_STATUS, (c_void_p, c_uint32, c_void_p, c_size_t)),
+    "session_profile": (_STATUS, (c_void_p, c_uint32, c_uint32, c_void_p)),
+    "sampler_new": (_STATUS, (POINTER(_Sampling), POINTER(c_void_p))),
+    "sampler_free": (None, (c_void_p,)),
+    "sampler_accept": (None, (c_void_p, c_int32)),
+    "sampler_pick": (_STATUS, (c_void_p, c_void_p, c_size_t, POINTER(c_int32))),
+}
+
+
+class Library:
+    """libmossnet, loaded. `Library.default()` finds it; a path is for tests and unusual places."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            dso = ctypes.CDLL(os.fspath(path))
+        except OSError as error:
+            raise MossnetError(f"{self.path}: the library cannot be loaded: {error}") from error
+        self._calls: dict[str, Any] = {}
+        for name, (result, arguments) in _FUNCTIONS.items():
+            try:
+                function = getattr(dso, f"mossnet_{name}")
+            except AttributeError:
+                raise MossnetError(
+                    f"{self.path}: no libmossnet, or another version: mossnet_{name} is missing"
+                ) from None
+            function.restype = ctypes.c_int if result is _STATUS else result
+            function.argtypes = (*arguments, POINTER(_Error)) if result is _STATUS else arguments
+            self._calls[name] = function
+        if (found := self.call("abi_version")) != ABI_VERSION:
+            raise MossnetError(f"{self.path}: the library has ABI version {found}, expected {ABI_VERSION}")
+
+    @staticmethod
+    @functools.cache
+    def default() -> Library:
+        """The library named by MOSSNET_LIB, or else the one installed with this package."""
+        if named := os.environ.get("MOSSNET_LIB"):
+            return Library(named)
+        # An editable install has two folders: the sources, and the one where the library was installed.
+        places = [Path(folder) / "lib" / LIBRARY_NAME for folder in mossnet_tg.__path__]
+        for place in places:
+            if place.exists():
+                return Library(place)
+        raise MossnetError(
+            f"libmossnet is not built: {' and '.join(map(str, places))} not found",
+            hint="pip install mossnet-tg builds it; in a source tree: "
+            "cmake -S . -B build && cmake --build build && cmake --install build --prefix .",
+        )
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Calls a function that cannot fail."""
+        return self._calls[name](*arguments)
+
+    def check(self, name: str, *arguments: Any) -> None:
+        """Calls a function that can, and raises what it says."""
+        error = _Error()
+        status = self._calls[name](*arguments, byref(error))
+        if status:
+            kind = _ERRORS[status] if status < len(_ERRORS) else MossnetError
+            raise kind(error.text.decode(errors="replace"), _HINTS.get(status))
+
+    @property
+    def version(self) -> str:
+        return str(self.call("version").decode())
+
+    @property
+    def cpu_arch(self) -> str:
+        """`x86_64` or `aarch64`."""
+        return str(self.call("cpu_arch").decode())
+
+    @property
+    def cpu_count(self) -> int:
+        """The CPUs that this process may run on."""
+        return int(self.call("cpu_count"))
+
+    @property
+    def cpu_features(self) -> tuple[str, ...]:
+        """What this CPU and its system have, in LLVM's names."""
+        text = ctypes.create_string_buffer(self.call("cpu_features", None, 0))
+        self.call("cpu_features", text, len(text))
+        return tuple(text.value.decode().split(","))
+
+    def read_bandwidth(self, n_bytes: int = 256 << 20, n_threads: int = 0, reps: int = 10) -> float:
+        """Bytes per second at which memory is read, the best of `reps` passes."""
+        speed = c_double()
+        self.check("read_bandwidth", n_bytes, n_threads, reps, byref(speed))
+        return speed.value
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a compiled model is. `n_steps` is by entry (DECODE, PREFILL, SCORE), 0 for one it does not have."""
+
+    vocab_size: int
+    chunk: int
+    max_context: int
+    n_steps: tuple[int, int, int]
+    n_buffers: int
+    file_bytes: int
+    weights_bytes: int
+    code_bytes: int
+    state_bytes: int
+    arena_bytes: int
+    io_bytes: int
+    session_bytes: int
+    model_hash: str
+
+
+class _Handle:
+    """An object of the library; freed by `close`, at the end of a `with` or with the last reference."""
+
+    _free: str
+
+    def __init__(self, library: Library, pointer: c_void_p) -> None:
+        self.library = library
+        self._pointer = pointer
+        self._finalizer = weakref.finalize(self, library.call, self._free, pointer)
+
+    @property
+    def pointer(self) -> c_void_p:
+        if not self._finalizer.alive:
+            raise ValueError(f"the {type(self).__name__} is closed")
+        return self._pointer
+
+    def close(self) -> None:
+        """Frees it; a second call does nothing."""
+        self._finalizer()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class CompiledModel(_Handle):
+    """A model.moss, loaded. `allow_native` is the caller's consent to run the file's machine code.
+
+    Sessions that are left when it is closed go on, and keep what they need of it.
+    """
+
+    _free = "model_free"
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, allow_native: bool = False, library: Library | None = None
+    ) -> None:
+        library = library or Library.default()
+        pointer = c_void_p()
+        library.check("model_load", os.fsencode(path), _ALLOW_NATIVE if allow_native else 0, byref(pointer))
+        super().__init__(library, pointer)
+        self.info = self._info()
+
+    def __enter__(self) -> CompiledModel:
+        return self
+
+    def _info(self) -> ModelInfo:
+        info = _Info()
+        self.library.call("model_info", self.pointer, byref(info))
+        return ModelInfo(
+            vocab_size=info.vocab_size,
+            chunk=info.chunk,
+            max_context=info.max_context,
+            n_steps=(info.n_steps[DECODE], info.n_steps[PREFILL], info.n_steps[SCORE]),
+            n_buffers=info.n_buffers,
+            file_bytes=info.file_bytes,
+            weights_bytes=info.weights_bytes,
+            code_bytes=info.code_bytes,
+            state_bytes=info.state_bytes,
+            arena_bytes=info.arena_bytes,
+            io_bytes=info.io_bytes,
+            session_bytes=info.session_bytes,
+            model_hash=bytes(info.model_hash).hex(),
+        )
+
+    def meta(self, key: str) -> str | None:
+        """A value of META (`config`, `target`, ...)."""
+        value: bytes | None = self.library.call("model_meta", self.pointer, key.encode())
+        return None if value is None else value.decode()
+
+    @property
+    def tokenizer(self) -> bytes | None:
+        """The `tokenizer.json` inside the file."""
+        size = c_size_t()
+        start = self.library.call("model_tokenizer", self.pointer, byref(size))
+        return ctypes.string_at(start, size.value) if start else None
+
+    def session(self, n_threads: int = 0) -> Session:
+        """A new session at position 0; `n_threads` 0 takes every CPU that this process may use."""
+        if not 0 <= n_threads < 1 << 32:
+            raise UsageError(f"{n_threads} threads, expected 0 or more")
+        pointer = c_void_p()
+        self.library.check("session_new", self.pointer, n_threads, byref(pointer))
+        return Session(self, pointer)
+
+
+class Session(_Handle):
+    """One text being read and continued. Made by `CompiledModel.session` and `fork`.
+
+    The logits that `prefill` and `decode` return are the library's own memory when `copy` is False: the next call on
+    this session overwrites them, and closing it frees them.
+    """
+
+    _free = "session_free"
+
+    def __init__(self, model: CompiledModel, pointer: c_void_p) -> None:
+        super().__init__(model.library, pointer)
+        self.model = model
+        self._vocab_size = model.info.vocab_size
+        self._views: dict[int, Logits] = {}
+
+    def __enter__(self) -> Session:
+        return self
+
+    def _logits(self, pointer: c_void_p, copy: bool) -> Logits:
+        address = pointer.value
+        assert address is not None
+        view = self._views.get(address)
+        if view is None:
+            view = np.frombuffer(memoryview((c_float * self._vocab_size).from_address(address)), np.float32)
+            view.flags.writeable = False
+            self._views[address] = view
+        return view.copy() if copy else view
+
+    def prefill(self, ids: Ids, *, copy: bool = True) -> Logits:
+        """Reads tokens; returns the logits [vocab_size] for the one after the last."""
+        tokens, logits = _tokens(ids), c_void_p()
+        self.library.check("session_prefill", self.pointer, tokens.ctypes.data, len(tokens), byref(logits))
+        return self._logits(logits, copy)
+
+    def decode(self, token: int, *, copy: bool = True) -> Logits:
+        """Reads one token; returns the logits [vocab_size] for the next."""
+        if not -(1 << 31) <= token < 1 << 31:
+            raise UsageError(f"token {token} is no int32")
+        logits = c_void_p()
+        self.library.check("session_decode", self.pointer, token, byref(logits))
+        return self._logits(logits, copy)
+
+    def score(self, ids: Ids) -> Logits:
+        """Reads tokens; returns the logits [len(ids), vocab_size] after each of them."""
+        tokens = _tokens(ids)
+        out = np.empty((len(tokens), self._vocab_size), np.float32)
+        self.library.check("session_score", self.pointer, tokens.ctypes.data, len(tokens), out.ctypes.data)
+        return out
+
+    def reset(self) -> None:
+        """Back to position 0."""
+        self.library.call("session_reset", self.pointer)
+
+    def fork(self) -> Session:
+        """A second session that continues from the same state."""
+        pointer = c_void_p()
+        self.library.check("session_fork", self.pointer, byref(pointer))
+        return Session(self.model, pointer)
+
+    def save(self) -> bytes:
+        """The state and the position, for `restore`."""
+        buffer = bytearray(self.library.call("session_state_bytes", self.pointer))
+        used = c_size_t()
+        memory = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+        self.library.check("session_save", self.pointer, memory, len(buffer), byref(used))
+        return bytes(buffer)
+
+    def restore(self, state: bytes) -> None:
+        """Continues from what a session of the same model saved; anything else is an `ArtifactError`."""
+        self.library.check("session_restore", self.pointer, c_char_p(state), len(state))
+
+    @property
+    def position(self) -> int:
+        """How many tokens the session has read."""
+        return int(self.library.call("session_position", self.pointer))
+
+    @property
+    def n_threads(self) -> int:
+        return int(self.library.call("session_threads", self.pointer))
+
+    def run(self, entry: int, first_step: int, n_steps: int) -> None:
+        """Runs some steps of an entry on the buffers as they stand; the position stays."""
+        self.library.check("session_run", self.pointer, entry, first_step, n_steps)
+
+    def read(self, buffer: int, out: npt.NDArray[Any]) -> None:
+        """Fills a contiguous array from the start of a buffer of the file."""
+        self.library.check("session_read", self.pointer, buffer, _contiguous(out).ctypes.data, out.nbytes)
+
+    def write(self, buffer: int, values: npt.NDArray[Any]) -> None:
+        """Writes a contiguous array to the start of a buffer of the file."""
+        self.library.check("session_write", self.pointer, buffer, _contiguous(values).ctypes.data, values.nbytes)
+
+    def profile(self, entry: int, reps: int = 20) -> npt.NDArray[np.float64]:
+        """Median seconds of each step of an entry. Resets the session."""
+        seconds = np.zeros(self.model.info.n_steps[entry])
+        self.library.check("session_profile", self.pointer, entry, reps, seconds.ctypes.data)
+        return seconds
+
+
+def _contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not array.flags.c_contiguous:
+        raise ValueError("the array is not contiguous")
+    return array
+
+
+def _tokens(ids: Ids) -> npt.NDArray[np.int32]:
+    array = np.asarray(ids)
+    if array.ndim != 1 or not array.size:
+        raise UsageError(f"token ids of shape {array.shape}, expected one dimension with at least one token")
+    if array.dtype.kind not in "iu":
+        raise UsageError(f"token ids are {array.dtype}, expected integers")
+    if array.dtype != np.int32 and (array.min() < -(1 << 31) or array.max() >= 1 << 31):
+        raise UsageError("a token id is no int32")
+    return np.ascontiguousarray(array, np.int32)
+
+
+class Sampler(_Handle):
+    """Picks tokens by `SamplingParams`; remembers those it is told of for the repetition penalty.
+
+    The filters apply in this order, each to what the one before left: repetition penalty, top_k, top_p, min_p,
+    temperature. The same seed, logits and calls give the same tokens on every machine.
+    """
+
+    _free = "sampler_free"
+
+    def __init__(self, params: SamplingParams | None = None, *, library: Library | None = None) -> None:
+        library = library or Library.default()
+        sampling = _Sampling(**dataclasses.asdict(params or SamplingParams()))
+        pointer = c_void_p()
+        library.check("sampler_new", byref(sampling), byref(pointer))
+        super().__init__(library, pointer)
+
+    def __enter__(self) -> Sampler:
+        return self
+
+    def accept(self, token: int) -> None:
+        """Adds a token to the history."""
+        self.library.call("sampler_accept", self.pointer, token)
+
+    def pick(self, logits: Logits) -> int:
+        """Picks a token; does not accept it. Logits with NaN or +infinity are a `UsageError`."""
+        array = np.ascontiguousarray(logits, np.float32)
+        if array.ndim != 1:
+            raise UsageError(f"logits of shape {array.shape}, expected one dimension")
+        token = c_int32()
+        self.library.check("sampler_pick", self.pointer, array.ctypes.data, array.size, byref(token))
+        return token.value

@@ -1,0 +1,83 @@
+"""The model on a plain tinygrad device, uncompiled: slow, and for debugging only.
+
+The graph of `mossnet_tg.model` with the ops' UOp bodies, run as tinygrad runs any graph. `PYTHON` needs nothing
+installed; `CPU` needs clang, `CUDA` and `CL` their drivers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from tinygrad import Tensor, dtypes
+from tinygrad.helpers import Context
+
+from mossnet_tg import model
+from mossnet_tg.config import Config
+from mossnet_tg.errors import DeviceError
+
+Floats = npt.NDArray[np.float32]
+
+
+class PlainModel:
+    """A model's weights on a tinygrad device; `values` are the parameters of `mossnet_tg.model` by their full names."""
+
+    def __init__(self, config: Config, values: dict[str, Floats], device: str, context: int) -> None:
+        self.config, self.device, self.context = config, device, context
+        try:
+            with Context(DEV=device):
+                self.weights = {name: Tensor(np.ascontiguousarray(value)).realize() for name, value in values.items()}
+        except Exception as e:  # tinygrad says what a device lacks in many ways
+            raise DeviceError(
+                f"tinygrad has no device {device} here: {str(e).splitlines()[0] if str(e) else e!r}"
+            ) from None
+
+    def session(self) -> PlainSession:
+        """A new sequence at position 0."""
+        return PlainSession(self)
+
+
+class PlainSession:
+    """One sequence. As `mossnet_tg.engine.Session`: prefill and decode give logits [vocab], score [n, vocab]."""
+
+    def __init__(self, plain: PlainModel) -> None:
+        self.model = plain
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to position 0."""
+        c = self.model.config
+        self.position = 0
+        with Context(DEV=self.model.device):
+            self._states = [
+                {
+                    name: Tensor(np.zeros(shape, np.float32)).realize()
+                    for name, shape in model.state_shapes(c, i, self.model.context).items()
+                }
+                for i in range(c.n_layer)
+            ]
+
+    def score(self, ids: Sequence[int]) -> Floats:
+        """The logits after each id, float32 [n, vocab]."""
+        c, n = self.model.config, len(ids)
+        with Context(DEV=self.model.device):
+            params = Tensor(np.array([n, self.position], np.int32)).realize()
+            h = model.embed(self.model.weights, Tensor(np.array(ids, np.int32)).realize()).realize()
+            for i, states in enumerate(self._states):
+                prefix = f"layers.{i}."
+                weights = {name[len(prefix) :]: w for name, w in self.model.weights.items() if name.startswith(prefix)}
+                h = model.layer(c, i, weights, states, h, params)
+                h = Tensor.realize(h, *states.values())
+            logits = model.head(c, self.model.weights, h).cast(dtypes.float).numpy()
+        self.position += n
+        return np.asarray(logits, np.float32)
+
+    def prefill(self, ids: Sequence[int]) -> Floats:
+        """Read ids; the logits after the last."""
+        last: Floats = self.score(ids)[-1]
+        return last
+
+    def decode(self, token: int) -> Floats:
+        """Read one id; the logits after it."""
+        return self.prefill([token])

@@ -1,0 +1,53 @@
+#!/bin/sh
+# Makes everything mossnet-tg needs, then runs a command in it:
+#
+#   sh setup.sh mossnet-tg generate "def fibonacci(n):"
+#   sh setup.sh --test pytest
+#
+# What is missing of Debian's packages is installed (as root or through sudo), mossnet-tg and what it needs from PyPI goes
+# into .venv; --test brings what the tests need too. A second run finds it all there.
+set -eu
+cd "$(dirname "$0")"
+
+extras=
+wanted="python3:python3 venv:python3-venv cc:build-essential"
+if [ "${1-}" = --test ]; then
+  extras='[dev]'
+  shift
+fi
+python=${PYTHON:-python3}
+
+has() {
+  case $1 in
+    venv) "$python" -c 'import ensurepip, venv' 2>/dev/null ;;
+    cc) command -v "${CC:-cc}" >/dev/null && echo '#include <stdio.h>' | "${CC:-cc}" -E -o /dev/null - 2>/dev/null ;;
+    *) command -v "$1" >/dev/null ;;
+  esac
+}
+
+missing=
+for row in $wanted; do
+  has "${row%%:*}" || missing="$missing ${row##*:}"
+done
+if [ -n "$missing" ]; then
+  if ! command -v apt-get >/dev/null; then
+    echo "error: missing:$missing (Debian's names); install them and run this again" >&2
+    exit 1
+  fi
+  root=
+  [ "$(id -u)" = 0 ] || root=sudo
+  $root apt-get update -q >&2
+  # shellcheck disable=SC2086 # a list of package names
+  DEBIAN_FRONTEND=noninteractive $root apt-get install -y -q --no-install-recommends $missing >&2
+fi
+
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+# What was installed from: the sources that the package is built of, and the extras.
+stamp=$({ echo "$extras"; cat pyproject.toml CMakeLists.txt targets/runtime/*.[ch]; } | cksum)
+if [ "$(cat .venv/installed 2>/dev/null || true)" != "$stamp" ]; then
+  .venv/bin/python -m pip install -q --disable-pip-version-check -e ".$extras" >&2
+  echo "$stamp" >.venv/installed
+fi
+PATH=$PWD/.venv/bin:$PATH
+export PATH
+exec "$@"

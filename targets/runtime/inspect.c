@@ -1,0 +1,91 @@
+/* Looking inside a session: single steps, buffers, and where the time goes. */
+#include "clock.h"
+#include "session.h"
+
+#include <stdlib.h>
+
+static mossnet_status find_entry(const mossnet_session *session, mossnet_entry kind, const mn_entry **out,
+                                 mossnet_error *error) {
+    *out = kind <= MOSSNET_SCORE ? session->model->file.entry[kind] : NULL;
+    return *out ? MOSSNET_OK : mn_fail(error, MOSSNET_ARGUMENT, "the model has no entry of kind %u", (unsigned)kind);
+}
+
+mossnet_status mossnet_session_run(mossnet_session *session, mossnet_entry kind, uint32_t first_step, uint32_t n_steps,
+                                   mossnet_error *error) {
+    const mn_entry *entry = NULL;
+    mossnet_status status = find_entry(session, kind, &entry, error);
+    if (status) return status;
+    if (first_step > entry->n_steps || n_steps > entry->n_steps - first_step)
+        return mn_fail(error, MOSSNET_ARGUMENT, "steps %u to %llu of an entry of %u", first_step,
+                       (unsigned long long)first_step + n_steps, entry->n_steps);
+    return mn_session_steps(session, entry, first_step, n_steps, error);
+}
+
+static mossnet_status find_buffer(const mossnet_session *session, uint32_t index, size_t bytes, const mn_buffer **out,
+                                  mossnet_error *error) {
+    const mn_file *file = &session->model->file;
+    if (index >= file->n_buffers) return mn_fail(error, MOSSNET_ARGUMENT, "buffer %u of %u", index, file->n_buffers);
+    *out = &file->buffers[index];
+    if (bytes > (*out)->bytes)
+        return mn_fail(error, MOSSNET_ARGUMENT, "%zu bytes of buffer %u, which has %llu", bytes, index,
+                       (unsigned long long)(*out)->bytes);
+    return MOSSNET_OK;
+}
+
+mossnet_status mossnet_session_read(const mossnet_session *session, uint32_t buffer, void *out, size_t bytes,
+                                    mossnet_error *error) {
+    const mn_buffer *b = NULL;
+    mossnet_status status = find_buffer(session, buffer, bytes, &b, error);
+    return status ? status : session->model->driver->read(session->queue, b->region, b->offset, bytes, out, error);
+}
+
+mossnet_status mossnet_session_write(mossnet_session *session, uint32_t buffer, const void *in, size_t bytes,
+                                     mossnet_error *error) {
+    const mn_buffer *b = NULL;
+    mossnet_status status = find_buffer(session, buffer, bytes, &b, error);
+    if (status) return status;
+    if (b->region == MN_WEIGHTS) return mn_fail(error, MOSSNET_ARGUMENT, "buffer %u holds weights: read only", buffer);
+    return session->model->driver->write(session->queue, b->region, b->offset, bytes, in, error);
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static mossnet_status time_steps(mossnet_session *session, const mn_entry *entry, uint32_t reps, double *times,
+                                 mossnet_error *error) {
+    /* One run more than is counted: the first touches memory and code for the first time. */
+    for (uint32_t rep = 0; rep <= reps; rep++) {
+        mossnet_status status = mn_session_feed(session, entry, session->ids, entry->n_tokens, error);
+        for (uint32_t step = 0; !status && step < entry->n_steps; step++) {
+            uint64_t start = mn_clock_ns();
+            status = mn_session_steps(session, entry, step, 1, error);
+            if (rep) times[(size_t)step * reps + rep - 1] = (double)(mn_clock_ns() - start) * 1e-9;
+        }
+        if (status) return status;
+    }
+    return MOSSNET_OK;
+}
+
+mossnet_status mossnet_session_profile(mossnet_session *session, mossnet_entry kind, uint32_t reps, double *step_s,
+                                       mossnet_error *error) {
+    const mn_entry *entry = NULL;
+    mossnet_status status = find_entry(session, kind, &entry, error);
+    if (status) return status;
+    if (reps < 1 || reps > 100000) return mn_fail(error, MOSSNET_ARGUMENT, "%u runs, expected 1 to 100000", reps);
+    double *times = calloc((size_t)entry->n_steps + 1, reps * sizeof *times);
+    if (!times) return mn_fail(error, MOSSNET_MEMORY, "no memory for %u times of %u steps", reps, entry->n_steps);
+    mossnet_session_reset(session);
+    for (uint32_t i = 0; i < session->model->file.chunk; i++)
+        session->ids[i] = 0;
+    status = time_steps(session, entry, reps, times, error);
+    mossnet_session_reset(session);
+    for (uint32_t step = 0; !status && step < entry->n_steps; step++) {
+        double *of_step = times + (size_t)step * reps;
+        qsort(of_step, reps, sizeof *of_step, ascending);
+        step_s[step] = of_step[reps / 2];
+    }
+    free(times);
+    return status;
+}

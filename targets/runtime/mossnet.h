@@ -1,0 +1,200 @@
+/* libmossnet: runs a compiled MossNet (model.moss) where no Python is.
+ *
+ *   mossnet_model *model; mossnet_session *session; const float *logits; mossnet_error error;
+ *   mossnet_model_load("model.moss", MOSSNET_ALLOW_NATIVE, &model, &error);
+ *   mossnet_session_new(model, 0, &session, &error);
+ *   mossnet_session_prefill(session, ids, n_ids, &logits, &error);
+ *   while (...) { mossnet_sampler_pick(sampler, logits, n_vocab, &id, &error);
+ *                 mossnet_session_decode(session, id, &logits, &error); }
+ *
+ * Rules that hold everywhere:
+ *  - A call that can fail returns a status; the last argument, which may be NULL, receives the status and a text that
+ * says what was found and what was expected. A call that fails before it runs anything changes nothing.
+ *  - A model is read-only after it is loaded: any number of threads may use it at once, each through a session of its
+ * own. One session or sampler belongs to one thread at a time. A model that is freed before its sessions
+ *    goes with the last of them.
+ *  - The library keeps no global state, prints nothing and never ends the process. Every `_free` accepts NULL.
+ *  - A model file that is cut short while it is in use ends the process with SIGBUS, as for every mapped file: replace
+ * a model by renaming a new file over it.
+ */
+#ifndef MOSSNET_H
+#define MOSSNET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define MOSSNET_API __attribute__((visibility("default")))
+#else
+#define MOSSNET_API
+#endif
+
+/* Raised with every incompatible change of this header. */
+#define MOSSNET_ABI_VERSION 1
+
+/* Values are never renumbered. */
+typedef enum mossnet_status {
+    MOSSNET_OK = 0,
+    MOSSNET_ARGUMENT = 1,    /* an argument is wrong: a token id outside the vocabulary, a buffer that is too small */
+    MOSSNET_MEMORY = 2,      /* the system gave no memory or no thread */
+    MOSSNET_IO = 3,          /* the file could not be opened or mapped */
+    MOSSNET_FORMAT = 4,      /* the file is no valid model */
+    MOSSNET_UNSUPPORTED = 5, /* the model is valid, but not for this machine or this build of the library */
+    MOSSNET_CONSENT = 6,     /* the model holds native code and MOSSNET_ALLOW_NATIVE was not given */
+    MOSSNET_STATE = 7,       /* a saved state does not fit this model or is damaged */
+    MOSSNET_CONTEXT = 8,     /* the tokens do not fit into max_context any more */
+    MOSSNET_DEVICE = 9       /* the device failed */
+} mossnet_status;
+
+typedef struct mossnet_error {
+    mossnet_status status;
+    char text[480]; /* UTF-8, ends with NUL; "" after success */
+} mossnet_error;
+
+typedef struct mossnet_model mossnet_model;
+typedef struct mossnet_session mossnet_session;
+typedef struct mossnet_sampler mossnet_sampler;
+
+/* "0.1.0" */
+MOSSNET_API const char *mossnet_version(void);
+/* MOSSNET_ABI_VERSION of the library that is loaded. */
+MOSSNET_API uint32_t mossnet_abi_version(void);
+/* "FORMAT" for MOSSNET_FORMAT; "UNKNOWN" for a value that is none. */
+MOSSNET_API const char *mossnet_status_name(mossnet_status status);
+
+/* ---- Model ---- */
+
+/* Flag of mossnet_model_load: the caller trusts the file's native code as it trusts a program. */
+#define MOSSNET_ALLOW_NATIVE 1u
+
+/* The entries of a model; what they are for is in docs/format.md. */
+typedef enum mossnet_entry { MOSSNET_DECODE = 0, MOSSNET_PREFILL = 1, MOSSNET_SCORE = 2 } mossnet_entry;
+#define MOSSNET_ENTRY_KINDS 3
+
+typedef struct mossnet_info {
+    uint32_t vocab_size;
+    uint32_t chunk;                        /* tokens that one prefill run takes */
+    uint32_t max_context;                  /* 0: no limit */
+    uint32_t n_steps[MOSSNET_ENTRY_KINDS]; /* 0 for an entry that the model does not have */
+    uint32_t n_buffers;
+    uint32_t reserved;
+    uint64_t file_bytes;
+    uint64_t weights_bytes; /* mapped once, shared by all sessions */
+    uint64_t code_bytes;
+    uint64_t state_bytes; /* the three parts of a session's memory */
+    uint64_t arena_bytes;
+    uint64_t io_bytes;
+    uint64_t session_bytes; /* their sum; pages that are never touched cost nothing */
+    uint8_t model_hash[32];
+} mossnet_info;
+
+/* Maps and checks the file, and loads its code. `*out` is NULL after a failure. */
+MOSSNET_API mossnet_status mossnet_model_load(const char *path, uint32_t flags, mossnet_model **out,
+                                              mossnet_error *error);
+MOSSNET_API void mossnet_model_free(mossnet_model *model);
+MOSSNET_API void mossnet_model_info(const mossnet_model *model, mossnet_info *info);
+/* The value of a META key ("target", "config", ...); NULL when the file does not have it. Lives as long as the model.
+ */
+MOSSNET_API const char *mossnet_model_meta(const mossnet_model *model, const char *key);
+/* The tokenizer.json inside the file, not NUL-terminated; NULL and 0 bytes when there is none. Lives as long as the
+ * model. */
+MOSSNET_API const char *mossnet_model_tokenizer(const mossnet_model *model, size_t *bytes);
+
+/* ---- Session: one text being read and continued ---- */
+
+/* `n_threads` 0: as many as CPUs are allowed to this process (mossnet_cpu_count). The session starts at position 0. */
+MOSSNET_API mossnet_status mossnet_session_new(mossnet_model *model, uint32_t n_threads, mossnet_session **out,
+                                               mossnet_error *error);
+MOSSNET_API void mossnet_session_free(mossnet_session *session);
+/* Back to position 0. */
+MOSSNET_API void mossnet_session_reset(mossnet_session *session);
+/* A second session that continues from the same state, with as many threads. */
+MOSSNET_API mossnet_status mossnet_session_fork(const mossnet_session *session, mossnet_session **out,
+                                                mossnet_error *error);
+
+/* Reads n >= 1 tokens. `*logits` (may be asked for with NULL to skip) points at vocab_size floats for the token after
+ * the last one, valid until the session's next call. Whole chunks go through the prefill entry; one left-over token
+ * goes through decode, more go padded through prefill. */
+MOSSNET_API mossnet_status mossnet_session_prefill(mossnet_session *session, const int32_t *ids, size_t n,
+                                                   const float **logits, mossnet_error *error);
+/* Reads one token. `*logits` as for prefill. */
+MOSSNET_API mossnet_status mossnet_session_decode(mossnet_session *session, int32_t id, const float **logits,
+                                                  mossnet_error *error);
+/* Reads n >= 1 tokens and writes the logits after each of them to out[n][vocab_size]; the state moves on as in prefill.
+ * A model without a score entry is stepped through decode: the same result, slower. */
+MOSSNET_API mossnet_status mossnet_session_score(mossnet_session *session, const int32_t *ids, size_t n, float *out,
+                                                 mossnet_error *error);
+/* How many tokens the session has read. */
+MOSSNET_API uint64_t mossnet_session_position(const mossnet_session *session);
+MOSSNET_API uint32_t mossnet_session_threads(const mossnet_session *session);
+
+/* Bytes that mossnet_session_save writes. */
+MOSSNET_API size_t mossnet_session_state_bytes(const mossnet_session *session);
+/* Writes the state and the position; `*used` receives the bytes written. */
+MOSSNET_API mossnet_status mossnet_session_save(const mossnet_session *session, void *buffer, size_t capacity,
+                                                size_t *used, mossnet_error *error);
+/* Continues from a state that a session of the same model saved. Anything else is refused and changes nothing. */
+MOSSNET_API mossnet_status mossnet_session_restore(mossnet_session *session, const void *buffer, size_t bytes,
+                                                   mossnet_error *error);
+
+/* ---- Looking inside: tests, `mossnet-tg doctor` and profiling ---- */
+
+/* Runs steps first_step .. first_step + n_steps - 1 of an entry on the buffers as they stand. The position stays. */
+MOSSNET_API mossnet_status mossnet_session_run(mossnet_session *session, mossnet_entry entry, uint32_t first_step,
+                                               uint32_t n_steps, mossnet_error *error);
+/* Copies the first `bytes` of a buffer of the file's BUFFER table; weights can be read, but not written. */
+MOSSNET_API mossnet_status mossnet_session_read(const mossnet_session *session, uint32_t buffer, void *out,
+                                                size_t bytes, mossnet_error *error);
+MOSSNET_API mossnet_status mossnet_session_write(mossnet_session *session, uint32_t buffer, const void *in,
+                                                 size_t bytes, mossnet_error *error);
+/* Median seconds of each step of an entry over `reps` runs, on a full entry of ids 0; step_s has n_steps[entry]
+ * elements. Resets the session before and after. */
+MOSSNET_API mossnet_status mossnet_session_profile(mossnet_session *session, mossnet_entry entry, uint32_t reps,
+                                                   double *step_s, mossnet_error *error);
+
+/* ---- Sampler ---- */
+
+/* Filters apply in this order, each to what the one before left: repetition penalty, top_k, top_p, min_p, temperature.
+ */
+typedef struct mossnet_sampling {
+    float temperature;          /* 0: the likeliest token, the lowest id of equals */
+    float top_p;                /* the fewest likeliest tokens that together have this probability; 1: off */
+    float min_p;                /* tokens at least this likely relative to the likeliest; 0: off */
+    float repetition_penalty;   /* logits of recent tokens: positive ones are divided, others multiplied; 1: off */
+    uint32_t top_k;             /* the k likeliest tokens; 0: off */
+    uint32_t repetition_window; /* how many accepted tokens are recent, at most 2^20; 0: none */
+    uint64_t seed;              /* the same seed, logits and calls give the same tokens on every machine */
+} mossnet_sampling;
+
+MOSSNET_API mossnet_status mossnet_sampler_new(const mossnet_sampling *sampling, mossnet_sampler **out,
+                                               mossnet_error *error);
+MOSSNET_API void mossnet_sampler_free(mossnet_sampler *sampler);
+/* Adds a token to the history that the repetition penalty looks at. */
+MOSSNET_API void mossnet_sampler_accept(mossnet_sampler *sampler, int32_t id);
+/* Picks one of n tokens; the logits stay as they are. Logits that hold NaN or +infinity, or nothing but -infinity, are
+ * refused. Does not accept the token. */
+MOSSNET_API mossnet_status mossnet_sampler_pick(mossnet_sampler *sampler, const float *logits, size_t n, int32_t *id,
+                                                mossnet_error *error);
+
+/* ---- Machine ---- */
+
+/* "x86_64" or "aarch64" */
+MOSSNET_API const char *mossnet_cpu_arch(void);
+/* Writes the comma separated names (LLVM's) of what this CPU and its system have to `out`, cut to `capacity` bytes with
+ * the NUL; returns the bytes that the whole list needs. 1024 are enough. */
+MOSSNET_API size_t mossnet_cpu_features(char *out, size_t capacity);
+/* The CPUs that this process may run on. */
+MOSSNET_API uint32_t mossnet_cpu_count(void);
+/* Bytes per second at which n_threads (0: all) read a buffer of `bytes` from memory, the best of `reps` passes. */
+MOSSNET_API mossnet_status mossnet_read_bandwidth(size_t bytes, uint32_t n_threads, uint32_t reps, double *bytes_per_s,
+                                                  mossnet_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

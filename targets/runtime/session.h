@@ -1,0 +1,23 @@
+#ifndef MN_SESSION_H
+#define MN_SESSION_H
+
+#include "model.h"
+
+struct mossnet_session {
+    mossnet_model *model;
+    mn_queue *queue;
+    uint64_t position; /* tokens that the state has seen */
+    int32_t *ids;      /* [chunk], to pad what is left of a text */
+    int32_t *params;   /* [n_params] */
+};
+
+/* The position that no session of the model passes; kernels see positions as int32. */
+uint64_t mn_session_limit(const mn_file *file);
+/* Writes what an entry reads: its ids, those behind `n` as 0, and its params. */
+mossnet_status mn_session_feed(mossnet_session *session, const mn_entry *entry, const int32_t *ids, uint32_t n,
+                               mossnet_error *error);
+/* Runs steps of an entry and waits for them. */
+mossnet_status mn_session_steps(mossnet_session *session, const mn_entry *entry, uint32_t first_step, uint32_t n_steps,
+                                mossnet_error *error);
+
+#endif

@@ -1,0 +1,105 @@
+"""Random models for the differential tests: small, of odd sizes, one for every mode of SPEC.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mossnet_tg.codegen.compile import compile_checkpoint
+from mossnet_tg.codegen.options import CompileOptions
+from mossnet_tg.config import Config
+from mossnet_tg.engine import CompiledModel
+from mossnet_tg.targets.table import parse_target
+from mossnet_tg.weights.checkpoint import Checkpoint
+from mossnet_tg.weights.reference.model import MossNet
+
+CHUNK = 16
+VOCAB = 97
+
+_MOE = {"n_experts": 4, "top_k": 2}
+_SWA = {"layers": [1], "window": 5, "n_heads": 4, "n_kv_heads": 2, "head_dim": 12}
+
+# name: (configuration but for the sizes, sizes, A_log shared by the experts)
+MODES: dict[str, tuple[dict[str, Any], dict[str, int], bool]] = {
+    "mamba": ({}, {}, False),
+    "odd": (
+        {"ssm": {"d_state": 5, "d_conv": 3, "conv_bias": False, "expand": 3, "dt_rank": 3}},
+        {"d_model": 21},
+        False,
+    ),
+    "untied": ({"tie_embeddings": False, "ssm": {**_MOE}}, {}, False),
+    "selected": ({"ssm": {**_MOE}, "mlp": {"d_ff": 40, **_MOE}}, {}, False),
+    "selected_zoh": ({"ssm": {**_MOE, "discretization": "zoh"}}, {}, False),
+    "selected_norms": ({"ssm": {**_MOE, "dt_bc_norm": True}}, {"d_model": 36}, False),
+    "selected_shared_a": (
+        {"ssm": {**_MOE, "n_experts": 5, "top_k": 3}, "mlp": {"d_ff": 24, "n_experts": 1, "top_k": 1}},
+        {},
+        True,
+    ),
+    "all": ({"ssm": {**_MOE, "state_update": "all"}, "mlp": {"d_ff": 24, "n_experts": 5, "top_k": 1}}, {}, False),
+    "all_zoh_norms": ({"ssm": {**_MOE, "state_update": "all", "discretization": "zoh", "dt_bc_norm": True}}, {}, False),
+    "every_expert": ({"ssm": {"n_experts": 3, "top_k": 3}}, {}, False),
+    "param_mix": ({"ssm": {**_MOE, "mode": "param_mix"}, "mlp": {"d_ff": 24, "n_experts": 1, "top_k": 1}}, {}, False),
+    "param_mix_zoh": ({"ssm": {**_MOE, "mode": "param_mix", "discretization": "zoh"}}, {}, True),
+    "plain_gates": ({"ssm": {**_MOE}, "mlp": {"d_ff": 24, **_MOE}, "router": {"norm_topk": False}}, {}, False),
+    "attention": ({"ssm": {**_MOE}, "mlp": {"d_ff": 24, **_MOE}, "swa": _SWA}, {}, False),
+    "attention_instead": ({"swa": {**_SWA, "window": 40, "replaces_time_mix": True, "rope_theta": None}}, {}, False),
+    "attention_to_all": ({"swa": {**_SWA, "window": None, "rope_theta": 100.0}}, {}, False),
+}
+
+
+def config(mode: str) -> Config:
+    """The configuration of a mode: two layers of d_model 40 (no multiple of 16) unless it says otherwise."""
+    extra, sizes, _ = MODES[mode]
+    return Config.from_dict(
+        {"model_type": "mossnet", "d_model": 40, "n_layer": 2, "vocab_size": VOCAB, **sizes, **extra}
+    )
+
+
+def reference(mode: str, seed: int = 0) -> MossNet:
+    """A float64 reference with random weights whose routers, gates and states all matter."""
+    torch.manual_seed(seed)
+    model = MossNet(config(mode), shared_a=MODES[mode][2]).double()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith(("norm.weight", "norm_f.weight", "ssm.D")):
+                p.copy_(1 + 0.3 * torch.randn_like(p))
+            elif name.endswith("A_log"):
+                p.copy_(torch.randn_like(p))
+            elif name.endswith(("bias",)):
+                p.copy_(torch.randn_like(p) - 1)
+            else:
+                p.copy_(torch.randn_like(p) * (1.5 / p.shape[-1] ** 0.5))
+        # Weights as a checkpoint holds them: float32 to both sides.
+        for p in model.parameters():
+            p.copy_(p.float().double())
+    return model.eval()
+
+
+def compiled(
+    model: MossNet, folder: Path, target: str = "cpu", chunk: int = CHUNK, dtype: torch.dtype = torch.float32
+) -> CompiledModel:
+    """The reference saved as a checkpoint, compiled and loaded."""
+    model.save(folder, dtype=dtype)
+    path = folder / "model.moss"
+    compile_checkpoint(
+        Checkpoint.open(folder),
+        parse_target(target),
+        path,
+        CompileOptions(chunk=chunk, context=4 * CHUNK),
+        lambda _: None,
+    )
+    return CompiledModel(path, allow_native=True)
+
+
+def tokens(n: int, vocab: int = VOCAB, seed: int = 1) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """n random ids, int32."""
+    return np.random.default_rng(seed).integers(0, vocab, n).astype(np.int32)
+
+
+def worst(found: Any, expected: Any) -> float:
+    """The largest difference, relative to the largest expected value."""
+    return float(np.abs(np.asarray(found, np.float64) - expected).max() / np.abs(expected).max())

@@ -1,0 +1,376 @@
+/* Broken model files against the validator, under AddressSanitizer. Every file is judged in an exact-size allocation;
+ * one that is accepted runs on a driver that touches what the plan lets a kernel touch, instead of running kernels.
+ *
+ *   fuzz_file MODEL cuts            every length; prints how many were accepted (2: the whole file, as it is and
+ * rewritten) fuzz_file MODEL patches         reads mutants from stdin (u32 n, then n times u32 offset, u32 value);
+ * prints 0 or 1 each fuzz_file MODEL random N SEED   N random mutants; prints how many were accepted and how many of
+ * them ran
+ */
+#include "session.h"
+
+#include <sanitizer/asan_interface.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SMALL = 1 << 20 }; /* a plan that wants more memory is judged, but not run */
+
+struct mn_device {
+    const mn_file *file;
+    const unsigned char *data;
+};
+
+struct mn_queue {
+    const mn_device *device;
+    unsigned char *region[MN_REGIONS];
+};
+
+static unsigned long n_ran;
+
+/* model.c's would unmap the file. */
+void mossnet_model_free(mossnet_model *model) {
+    atomic_fetch_sub(&model->n_users, 1);
+}
+
+static void must_be_memory(const void *at, uint64_t bytes) {
+    if (bytes && __asan_region_is_poisoned((void *)(uintptr_t)at, bytes)) {
+        fprintf(stderr, "a range of an accepted plan lies outside its memory\n");
+        abort();
+    }
+}
+
+static void mock_stop(mn_queue *queue) {
+    for (int region = MN_STATE; region < MN_REGIONS; region++)
+        free(queue->region[region]);
+    free(queue);
+}
+
+static mossnet_status mock_start(const mn_device *device, uint32_t n_threads, mn_queue **out, mossnet_error *error) {
+    const mn_file *file = device->file;
+    mn_queue *queue = calloc(1, sizeof *queue);
+    (void)n_threads;
+    queue->device = device;
+    queue->region[MN_WEIGHTS] = (unsigned char *)(uintptr_t)device->data + file->weights.offset;
+    for (int region = MN_STATE; region < MN_REGIONS; region++)
+        queue->region[region] = calloc(1, file->region_bytes[region]);
+    *out = queue;
+    return mn_ok(error);
+}
+
+static uint32_t mock_threads(const mn_queue *queue) {
+    (void)queue;
+    return 1;
+}
+
+static mossnet_status mock_run(mn_queue *queue, uint32_t first_step, uint32_t n_steps, mossnet_error *error) {
+    const mn_file *file = queue->device->file;
+    for (uint32_t i = first_step; i < first_step + n_steps; i++) {
+        const mn_step *step = &file->steps[i];
+        const mn_kernel *kernel = &file->kernels[step->kernel];
+        must_be_memory(queue->device->data + file->code.offset + kernel->code.offset, kernel->code.bytes);
+        must_be_memory(file->strings + step->label, strlen(file->strings + step->label) + 1);
+        for (uint32_t a = 0; a < step->n_args; a++) {
+            const mn_param *param = &file->params[kernel->first_param + a];
+            const mn_buffer *buffer = &file->buffers[file->args[step->first_arg + a]];
+            unsigned char *at = queue->region[buffer->region] + buffer->offset;
+            must_be_memory(at, param->bytes);
+            if (param->access & MN_ACCESS_WRITTEN && param->bytes) at[param->bytes - 1] ^= 1;
+        }
+    }
+    return mn_ok(error);
+}
+
+static mossnet_status mock_wait(mn_queue *queue, mossnet_error *error) {
+    (void)queue;
+    return mn_ok(error);
+}
+
+static mossnet_status mock_read(const mn_queue *queue, uint32_t region, uint64_t offset, uint64_t bytes, void *out,
+                                mossnet_error *error) {
+    memcpy(out, queue->region[region] + offset, bytes);
+    return mn_ok(error);
+}
+
+static mossnet_status mock_write(mn_queue *queue, uint32_t region, uint64_t offset, uint64_t bytes, const void *in,
+                                 mossnet_error *error) {
+    memcpy(queue->region[region] + offset, in, bytes);
+    return mn_ok(error);
+}
+
+static mossnet_status mock_clear(mn_queue *queue, uint32_t region, mossnet_error *error) {
+    memset(queue->region[region], 0, queue->device->file->region_bytes[region]);
+    return mn_ok(error);
+}
+
+static mossnet_status mock_view(const mn_queue *queue, uint32_t region, uint64_t offset, uint64_t bytes,
+                                const void **out, mossnet_error *error) {
+    must_be_memory(queue->region[region] + offset, bytes);
+    *out = queue->region[region] + offset;
+    return mn_ok(error);
+}
+
+static const mn_driver MOCK = {.target = "mock",
+                               .start = mock_start,
+                               .stop = mock_stop,
+                               .threads = mock_threads,
+                               .run = mock_run,
+                               .wait = mock_wait,
+                               .read = mock_read,
+                               .write = mock_write,
+                               .clear = mock_clear,
+                               .view = mock_view};
+
+static void must(mossnet_status status, const mossnet_error *error) {
+    if (!status || status == MOSSNET_CONTEXT) return; /* max_context may be small */
+    fprintf(stderr, "an accepted plan failed: %s %s\n", mossnet_status_name(status), error->text);
+    abort();
+}
+
+static void read_buffers(mossnet_session *session) {
+    const mn_file *file = &session->model->file;
+    mossnet_error error;
+    for (uint32_t i = 0; i < file->n_buffers; i++) {
+        const mn_buffer *buffer = &file->buffers[i];
+        void *bytes = malloc(buffer->bytes);
+        must_be_memory(file->strings + buffer->name, strlen(file->strings + buffer->name) + 1);
+        must(mossnet_session_read(session, i, bytes, buffer->bytes, &error), &error);
+        if (buffer->region != MN_WEIGHTS) must(mossnet_session_write(session, i, bytes, buffer->bytes, &error), &error);
+        free(bytes);
+    }
+}
+
+static void use(mossnet_session *session) {
+    const mn_file *file = &session->model->file;
+    uint32_t n = file->chunk < 3 ? 3 : file->chunk + 1;
+    int32_t *ids = calloc(n, sizeof *ids);
+    float *rows = malloc((size_t)n * file->vocab_size * sizeof *rows);
+    double *seconds = malloc((file->n_steps + 1) * sizeof *seconds);
+    size_t capacity = mossnet_session_state_bytes(session), used;
+    void *state = malloc(capacity);
+    const float *logits;
+    mossnet_session *other;
+    mossnet_error error;
+    must(mossnet_session_prefill(session, ids, 3, &logits, &error), &error);
+    must(mossnet_session_score(session, ids, n, rows, &error), &error);
+    must(mossnet_session_decode(session, 0, &logits, &error), &error);
+    must(mossnet_session_save(session, state, capacity, &used, &error), &error);
+    must(mossnet_session_fork(session, &other, &error), &error);
+    must(mossnet_session_restore(other, state, used, &error), &error);
+    must(mossnet_session_profile(other, MOSSNET_PREFILL, 1, seconds, &error), &error);
+    read_buffers(other);
+    mossnet_session_free(other);
+    free(state);
+    free(seconds);
+    free(rows);
+    free(ids);
+}
+
+static int small(const mn_file *file) {
+    uint64_t bytes = 0;
+    for (int region = MN_STATE; region < MN_REGIONS; region++) {
+        if (file->region_bytes[region] > SMALL) return 0;
+        bytes += file->region_bytes[region];
+    }
+    return bytes <= SMALL && (uint64_t)file->chunk * file->vocab_size <= SMALL / 4;
+}
+
+/* `copy` is an allocation of `size` bytes. */
+static int judge(unsigned char *copy, size_t size) {
+    mossnet_model model = {.data = copy, .bytes = size, .driver = &MOCK, .n_users = 1};
+    mossnet_error error;
+    mossnet_status status = mn_file_parse(copy, size, &model.file, &error);
+    if (status != MOSSNET_OK && status != MOSSNET_FORMAT) abort();
+    if (!status) {
+        mn_device device = {&model.file, copy};
+        mossnet_session *session;
+        model.device = &device;
+        must_be_memory(copy + model.file.tokenizer.offset, model.file.tokenizer.bytes);
+        for (uint32_t i = 0; i < model.file.n_meta; i++)
+            mn_file_meta(&model.file, model.file.strings + model.file.meta[i].value);
+        if (small(&model.file)) {
+            must(mossnet_session_new(&model, 1, &session, &error), &error);
+            use(session);
+            mossnet_session_free(session);
+            n_ran++;
+        }
+        mn_file_free(&model.file);
+    }
+    return status == MOSSNET_OK;
+}
+
+/* ---- Random mutants ---- */
+
+static uint64_t state = 1;
+
+static uint64_t next(uint64_t below) { /* splitmix64 */
+    uint64_t z = state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return (z ^ z >> 31) % below;
+}
+
+static uint32_t u32(const unsigned char *at) {
+    uint32_t value;
+    memcpy(&value, at, 4);
+    return value;
+}
+
+static uint64_t u64(const unsigned char *at) {
+    uint64_t value;
+    memcpy(&value, at, 8);
+    return value;
+}
+
+/* A field of the header, of the section table or of a section; sections count alike, however long they are. */
+static size_t some_field(const unsigned char *file, size_t size, size_t width) {
+    uint32_t n = u32(file + 12), pick = (uint32_t)next(n + 4ull);
+    size_t from = 64 + 32ull * (pick % n), bytes = 32;
+    if (pick < n) {
+        from = (size_t)u64(file + 64 + 32ull * pick + 8);
+        bytes = (size_t)u64(file + 64 + 32ull * pick + 16);
+    } else if (pick == n) {
+        from = 0, bytes = 64;
+    }
+    if (bytes < width || from > size || bytes > size - from) return 64;
+    return from + next(bytes / width) * width;
+}
+
+static uint64_t some_value(uint64_t now) {
+    static const uint64_t INTERESTING[] = {0,
+                                           1,
+                                           2,
+                                           3,
+                                           255,
+                                           256,
+                                           257,
+                                           65535,
+                                           65536,
+                                           1u << 20,
+                                           (1u << 20) + 1,
+                                           1u << 24,
+                                           1u << 31,
+                                           0xffffffffu,
+                                           1ull << 32,
+                                           1ull << 40,
+                                           (1ull << 40) + 1,
+                                           1ull << 63,
+                                           ~0ull,
+                                           ~0ull - 255,
+                                           0x7fffffffu,
+                                           24,
+                                           25,
+                                           64};
+    switch (next(6)) {
+    case 0: return now + 1;
+    case 1: return now - 1;
+    case 2: return now + 256;
+    case 3: return now ^ 1ull << next(64);
+    case 4: return next(40);
+    default: return INTERESTING[next(sizeof INTERESTING / sizeof *INTERESTING)];
+    }
+}
+
+static void mutate(unsigned char *file, size_t size) {
+    size_t width = next(3) ? 4 : 8, at = some_field(file, size, width), other;
+    uint64_t value;
+    switch (next(12)) {
+    case 0: file[next(size)] ^= (unsigned char)(1u << next(8)); break;
+    case 1: /* one record over another of its kind, or over anything */
+        other = some_field(file, size, 16);
+        if (at + 16 <= size) memmove(file + at, file + other, 16);
+        break;
+    case 2: /* two sections change places in the table */
+        at = 64 + 32 * next(u32(file + 12) % 64 + 1), other = 64 + 32 * next(u32(file + 12) % 64 + 1);
+        for (int i = 0; i < 32; i++) {
+            unsigned char byte = file[at + (size_t)i];
+            file[at + (size_t)i] = file[other + (size_t)i];
+            file[other + (size_t)i] = byte;
+        }
+        break;
+    case 3: /* same value as another field */
+        other = some_field(file, size, width);
+        memmove(file + at, file + other, width);
+        break;
+    default:
+        value = width == 4 ? u32(file + at) : u64(file + at);
+        value = some_value(value);
+        memcpy(file + at, &value, width);
+    }
+}
+
+static void random_mutants(const unsigned char *seed, size_t size, unsigned long n) {
+    unsigned char *file = malloc(size);
+    unsigned long accepted = 0;
+    for (unsigned long i = 0; i < n; i++) {
+        memcpy(file, seed, size);
+        for (uint64_t m = 1 + next(3); m > 0 && u32(file + 12) && u32(file + 12) < 64; m--)
+            mutate(file, size);
+        if (next(16)) {
+            accepted += (unsigned long)judge(file, size);
+            continue;
+        }
+        size_t length = 64 + next(size - 63); /* cut, and the header knows */
+        unsigned char *cut = malloc(length);
+        memcpy(file + 16, &length, 8);
+        memcpy(cut, file, length);
+        accepted += (unsigned long)judge(cut, length);
+        free(cut);
+    }
+    free(file);
+    printf("%lu %lu\n", accepted, n_ran);
+}
+
+/* Every length, as it is and with a header that knows. The rest of one allocation is poisoned byte by byte. */
+static void cuts(unsigned char *file, size_t size) {
+    int accepted = 0;
+    unsigned char header[64];
+    memcpy(header, file, sizeof header);
+    for (size_t length = size;; length--) {
+        ASAN_POISON_MEMORY_REGION(file + length, size - length);
+        for (int known = 0; known < 2 && (!known || length >= 64); known++) {
+            mn_file parsed;
+            if (length >= 64) memcpy(file + 16, known ? (const void *)&length : (const void *)(header + 16), 8);
+            if (mn_file_parse(file, length, &parsed, NULL)) continue;
+            accepted++;
+            mn_file_free(&parsed);
+        }
+        if (!length) break;
+    }
+    ASAN_UNPOISON_MEMORY_REGION(file, size);
+    printf("%d\n", accepted);
+}
+
+static void patched_mutants(const unsigned char *seed, size_t size) {
+    unsigned char *file = malloc(size);
+    for (uint32_t n; fread(&n, 4, 1, stdin) == 1;) {
+        memcpy(file, seed, size);
+        for (; n; n--) {
+            uint32_t patch[2];
+            if (fread(patch, 4, 2, stdin) != 2 || patch[0] > size - 4) abort();
+            memcpy(file + patch[0], &patch[1], 4);
+        }
+        putchar('0' + judge(file, size));
+    }
+    free(file);
+}
+
+int main(int argc, char **argv) {
+    FILE *f = argc > 2 ? fopen(argv[1], "rb") : NULL;
+    if (!f || fseek(f, 0, SEEK_END)) return 2;
+    size_t size = (size_t)ftell(f);
+    unsigned char *seed = malloc(size);
+    rewind(f);
+    if (fread(seed, 1, size, f) != size || !judge(seed, size) || n_ran != 1) return 3;
+    fclose(f);
+    if (!strcmp(argv[2], "cuts")) {
+        cuts(seed, size);
+    } else if (!strcmp(argv[2], "patches")) {
+        patched_mutants(seed, size);
+    } else if (argc > 4) {
+        state = strtoull(argv[4], NULL, 10);
+        random_mutants(seed, size, strtoul(argv[3], NULL, 10));
+    }
+    free(seed);
+    return 0;
+}

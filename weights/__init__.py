@@ -1,0 +1,1 @@
+"""Checkpoints: reading, name tables, quantisation, the PyTorch reference and the demo model."""

@@ -1,0 +1,45 @@
+"""What the model reads, made from what a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mossnet_tg.model import Parameter, layer_parameters, outer_parameters
+from mossnet_tg.weights.checkpoint import Checkpoint
+
+
+def n_a(checkpoint: Checkpoint) -> int:
+    """The leading axis of A_log: 1 when all experts share it."""
+    return next((t.shape[0] for name, t in checkpoint.tensors.items() if name.endswith("ssm.A_log")), 1)
+
+
+def parameters(checkpoint: Checkpoint) -> Iterator[tuple[str, str, Parameter]]:
+    """(prefix, name, parameter) of everything the model reads, the outer ones first, then layer by layer."""
+    c = checkpoint.config
+    for name, p in outer_parameters(c).items():
+        yield "", name, p
+    for layer in range(c.n_layer):
+        for name, p in layer_parameters(c, layer, n_a(checkpoint)).items():
+            yield f"layers.{layer}.", name, p
+
+
+def value(checkpoint: Checkpoint, prefix: str, p: Parameter) -> npt.NDArray[Any]:
+    """A parameter's values in the model's shape: a matrix in the checkpoint's type (bfloat16 as uint16), others
+    float32.
+    """
+    if p.value is not None:
+        return p.value
+    assert p.source is not None
+    tensor = checkpoint.tensors[prefix + p.source]
+    if p.matrix:
+        return tensor.raw
+    return p.prepare(tensor.f32()) if p.prepare else tensor.f32()
+
+
+def value_f32(checkpoint: Checkpoint, prefix: str, p: Parameter) -> npt.NDArray[np.float32]:
+    """The same, always float32."""
+    return checkpoint.tensors[prefix + p.source].f32() if p.matrix and p.source else value(checkpoint, prefix, p)
