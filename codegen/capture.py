@@ -25,18 +25,18 @@ _DTYPES = {
     "bfloat16": dtypes.bfloat16,
     "int32": dtypes.int,
 }
-_BYTES = {
-    dtypes.float: 4,
-    dtypes.half: 2,
-    dtypes.bfloat16: 2,
-    dtypes.int: 4,
-    dtypes.long: 8,
-    dtypes.bool: 1,
-    dtypes.char: 1,
-    dtypes.uchar: 1,
-}
-
 Kind = Literal["weight", "state", "input", "output", "temp"]
+
+# Every setting of tinygrad's that changes what is scheduled, so that the user's environment does not.
+SETTINGS: dict[str, Any] = {
+    "DEV": "NULL",
+    "NO_MEMORY_PLANNER": 1,  # temporaries stay apart: our own plan packs them
+    "SPLIT_REDUCEOP": 0,
+    "PCONTIG": 0,
+    "FLOAT16": 0,
+    "IMAGE": 0,
+    "TRACEMETA": 0,
+}
 
 # tinygrad keeps global settings and caches; one capture at a time.
 _lock = threading.Lock()
@@ -74,20 +74,7 @@ def capture(
     graph: Graph, weights: Mapping[str, Spec], states: Mapping[str, Spec], inputs: Mapping[str, Spec]
 ) -> list[Call]:
     """The calls of `graph(weights, states, inputs) -> output` on placeholders; states are advanced in place."""
-    with (
-        _lock,
-        Context(
-            DEV="NULL",
-            NO_MEMORY_PLANNER=1,
-            BEAM=0,
-            NOOPT=0,
-            SPLIT_REDUCEOP=0,
-            PCONTIG=0,
-            FLOAT16=0,
-            IMAGE=0,
-            TRACEMETA=0,
-        ),
-    ):
+    with _lock, Context(**SETTINGS):
         placed: dict[UOp, tuple[Kind, str]] = {}
 
         def place(kind: Kind, specs: Mapping[str, Spec]) -> dict[str, Tensor]:
@@ -116,4 +103,4 @@ def _ref(buffer: UOp, placed: dict[UOp, tuple[Kind, str]]) -> Ref:
         raise RuntimeError(f"a kernel's buffer is {buffer.op}, expected a whole buffer")
     if buffer not in placed:
         placed[buffer] = ("temp", str(len(placed)))
-    return Ref(*placed[buffer], math.prod(buffer.shape) * _BYTES[buffer.dtype])
+    return Ref(*placed[buffer], math.prod(buffer.shape) * buffer.dtype.itemsize)

@@ -231,8 +231,6 @@ class _Scope:
         if u.op is Ops.WHERE:
             condition, yes, no = (self.value(s, lane) for s in u.src)
             return T.Select(condition, yes, no)
-        if u.op is Ops.LOG2 and (inner := _one_plus(u.src[0])) is not None:
-            return maths.log2_1p(self.value(inner, lane))
         if u.op is Ops.CMPNE and u.src[0].dtype == dtypes.bool:
             a, b = (self.value(s, lane) for s in u.src)
             return T.Select(b, T.Not(a), a)
@@ -269,15 +267,6 @@ def _factor(u: UOp, r: UOp) -> int | None:
         for a, b in (u.src, u.src[::-1]):
             if b.op is Ops.CONST and (factor := _factor(a, r)) is not None:
                 return factor * int(b.arg)
-    return None
-
-
-def _one_plus(u: UOp) -> UOp | None:
-    """x when u is 1 + x: log2(1 + x) must not lose a small x."""
-    if u.op is Ops.ADD:
-        for a, b in (u.src, u.src[::-1]):
-            if b.op is Ops.CONST and b.arg == 1.0 and a.dtype == dtypes.float:
-                return a
     return None
 
 
@@ -484,10 +473,11 @@ def _unravel(index: Expr, ranges: list[UOp]) -> dict[UOp, Expr]:
     return values
 
 
-_REDUCE: dict[Ops, tuple[float, Callable[[Expr, Expr], Expr]]] = {
-    Ops.ADD: (0.0, lambda a, b: a + b),
-    Ops.MAX: (-math.inf, lambda a, b: T.max(a, b)),
-    Ops.MUL: (1.0, lambda a, b: a * b),
+# reduction: (its start by dtype, how two values become one)
+_REDUCE: dict[Ops, tuple[Callable[[str], Expr], Callable[[Expr, Expr], Expr]]] = {
+    Ops.ADD: (lambda dtype: T.cast(T.int32(0), dtype), lambda a, b: a + b),
+    Ops.MAX: (lambda dtype: T.min_value(dtype), lambda a, b: T.max(a, b)),
+    Ops.MUL: (lambda dtype: T.cast(T.int32(1), dtype), lambda a, b: a * b),
 }
 
 
@@ -507,11 +497,9 @@ def _reductions(scope: _Scope, u: UOp) -> None:
 
 def _reduce(scope: _Scope, u: UOp) -> Expr:
     start, combine = _REDUCE[u.arg[0]]
-    dtype = _dtype(u)
+    dtype = "float32" if _dtype(u) in _FLOATS else _dtype(u)
     acc = local(1, dtype)
-    if start == -math.inf and dtype != "float32":
-        raise UnsupportedKernelError(f"maximum over {dtype}")
-    T.buffer_store(acc, T.min_value("float32") if start == -math.inf else T.cast(T.float32(start), dtype), [0])
+    T.buffer_store(acc, start(dtype), [0])
     _reduce_loops(scope, u, list(u.src[1:]), acc, combine)
     return acc[0]
 
