@@ -17,6 +17,7 @@ from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.reference.model import MossNet
 
 CHUNK = 16
+N_SCORED = 3 * CHUNK + 5
 VOCAB = 97
 
 _MOE = {"n_experts": 4, "top_k": 2}
@@ -59,8 +60,8 @@ def config(mode: str) -> Config:
     )
 
 
-def reference(mode: str, seed: int = 0) -> MossNet:
-    """A float64 reference with random weights whose routers, gates and states all matter."""
+def reference(mode: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> MossNet:
+    """A float64 reference with random weights whose routers, gates and states all matter, rounded to `dtype`."""
     torch.manual_seed(seed)
     model = MossNet(config(mode), shared_a=MODES[mode][2]).double()
     with torch.no_grad():
@@ -69,30 +70,30 @@ def reference(mode: str, seed: int = 0) -> MossNet:
                 p.copy_(1 + 0.3 * torch.randn_like(p))
             elif name.endswith("A_log"):
                 p.copy_(torch.randn_like(p))
-            elif name.endswith(("bias",)):
+            elif name.endswith("bias"):
                 p.copy_(torch.randn_like(p) - 1)
             else:
                 p.copy_(torch.randn_like(p) * (1.5 / p.shape[-1] ** 0.5))
-        # Weights as a checkpoint holds them: float32 to both sides.
-        for p in model.parameters():
-            p.copy_(p.float().double())
+            p.copy_(p.to(dtype).double())
     return model.eval()
+
+
+def compile_only(
+    model: MossNet, folder: Path, target: str = "cpu", chunk: int = CHUNK, dtype: torch.dtype = torch.float32
+) -> Path:
+    """The reference saved as a checkpoint of `dtype` and compiled; the model file."""
+    model.save(folder, dtype=dtype)
+    path = folder / "model.moss"
+    options = CompileOptions(chunk=chunk, context=4 * CHUNK)
+    compile_checkpoint(Checkpoint.open(folder), parse_target(target), path, options, lambda _: None)
+    return path
 
 
 def compiled(
     model: MossNet, folder: Path, target: str = "cpu", chunk: int = CHUNK, dtype: torch.dtype = torch.float32
 ) -> CompiledModel:
-    """The reference saved as a checkpoint, compiled and loaded."""
-    model.save(folder, dtype=dtype)
-    path = folder / "model.moss"
-    compile_checkpoint(
-        Checkpoint.open(folder),
-        parse_target(target),
-        path,
-        CompileOptions(chunk=chunk, context=4 * CHUNK),
-        lambda _: None,
-    )
-    return CompiledModel(path, allow_native=True)
+    """The reference compiled and loaded."""
+    return CompiledModel(compile_only(model, folder, target, chunk, dtype), allow_native=True)
 
 
 def tokens(n: int, vocab: int = VOCAB, seed: int = 1) -> np.ndarray[Any, np.dtype[np.int32]]:

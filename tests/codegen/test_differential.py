@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.codegen.random_models import CHUNK, MODES, compiled, reference, tokens, worst
+from tests.codegen.random_models import CHUNK, MODES, N_SCORED, compiled, reference, tokens, worst
 
-N = 3 * CHUNK + 5
+N = N_SCORED
 LENGTHS = (1, 7, CHUNK - 1, CHUNK, CHUNK + 1, N)
 F32 = 2e-4  # of the largest logit (DESIGN.md, numbers policy)
 
@@ -22,13 +22,13 @@ def pair(request, tmp_path_factory):
     return compiled(model, tmp_path_factory.mktemp(request.param)), expected
 
 
-@pytest.mark.parametrize("target_threads", [1, 2])
-def test_prompt_of_any_length_then_decode(pair, target_threads):
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_prompt_of_any_length_then_decode(pair, n_threads):
     """A prompt of n tokens, then the rest token by token: chunk boundaries are nowhere to be seen."""
     model, expected = pair
     ids = tokens(N)
     for n in LENGTHS:
-        with model.session(target_threads) as session:
+        with model.session(n_threads) as session:
             assert worst(session.prefill(ids[:n]), expected[n - 1]) < F32
             for i in range(n, min(n + 3, N)):
                 assert worst(session.decode(int(ids[i])), expected[i]) < F32
@@ -55,3 +55,39 @@ def test_prompt_in_pieces(pair):
         for begin, end in ((0, 3), (3, 3 + CHUNK), (3 + CHUNK, N)):
             logits = session.prefill(ids[begin:end])
         assert worst(logits, expected[-1]) < F32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mode", ["odd", "selected", "attention"])
+def test_narrow_weights(mode, dtype, tmp_path):
+    """Both sides hold the same narrow weights, so what is left is float32 arithmetic."""
+    model = reference(mode, dtype=dtype)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
+    with compiled(model, tmp_path, dtype=dtype) as engine, engine.session(2) as session:
+        assert worst(session.score(tokens(N)), expected) < F32
+
+
+@pytest.mark.parametrize("chunk", [2, 13, 128])
+def test_any_chunk(chunk, tmp_path):
+    model = reference("selected")
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
+    with compiled(model, tmp_path, chunk=chunk) as engine, engine.session(2) as session:
+        assert worst(session.score(tokens(N)), expected) < F32
+
+
+@pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3"])
+def test_lower_levels(level, tmp_path):
+    from mossnet_tg.engine import Library
+    from mossnet_tg.targets.table import parse_target
+
+    missing = set(parse_target(f"cpu:mcpu={level}").features) - set(Library.default().cpu_features)
+    if missing:
+        pytest.skip(f"this CPU lacks {', '.join(sorted(missing))}")
+    model = reference("selected", dtype=torch.float16)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
+    target = f"cpu:mcpu={level}"
+    with compiled(model, tmp_path, target, dtype=torch.float16) as engine, engine.session(2) as session:
+        assert worst(session.score(tokens(N)), expected) < F32

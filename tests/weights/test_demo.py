@@ -113,25 +113,46 @@ def test_held_out_loss(model: MossNet, tokenizer: Tokenizer, held_out: dict[str,
     assert float(nats.mean()) < SLICE_BOUND
 
 
-def lines_that_parse(text: str) -> int:
-    """The most lines from the start that are a whole Python program, blank lines and comments not counted."""
-    lines = text.split("\n")
-    for n in range(len(lines), 0, -1):
-        try:
-            ast.parse("\n".join(lines[:n]))
-        except SyntaxError:
-            continue
-        return sum(bool(line.strip()) and not line.strip().startswith("#") for line in lines[:n])
-    return 0
-
-
-@pytest.mark.parametrize(("prompt", "least"), [("def fibonacci(n):", 4), ("class Stack:", 4)])
-def test_greedy_text_is_python(model: MossNet, tokenizer: Tokenizer, prompt: str, least: int) -> None:
-    """The continuation begins with lines that Python itself accepts; a model of noise gets 0 of them."""
+def greedy(model: MossNet, tokenizer: Tokenizer, prompt: str, n: int) -> str:
     ids = torch.tensor([tokenizer.encode(prompt).ids])
-    text = prompt + tokenizer.decode(model.generate_greedy(ids, 120)[0].tolist(), skip_special_tokens=False)
-    print(text)
-    assert lines_that_parse(text) >= least
+    return prompt + tokenizer.decode(model.generate_greedy(ids, n)[0].tolist(), skip_special_tokens=False)
+
+
+def parses(source: str) -> bool:
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return False
+    return True
+
+
+def is_statement(line: str) -> bool:
+    """Whether a line is Python on its own, or with the body or the beginning that it needs."""
+    line = line.strip()
+    before = {"el": "if 1: pass\n", "ex": "try: pass\n", "fi": "try: pass\n"}.get(line[:2], "")
+    return any(parses(source) for source in (line, f"{line} pass", f"{before}{line} pass", f"{line}\ndef f(): pass"))
+
+
+def test_greedy_text_is_python(model: MossNet, tokenizer: Tokenizer) -> None:
+    """Most lines that the model writes are Python statements. The model before training writes none: the second half."""
+    torch.manual_seed(0)
+    for net, least, most in ((model, 0.7, 1.0), (MossNet(model.config), 0.0, 0.2)):
+        lines = []
+        for prompt in train.PROMPTS:
+            text = greedy(net, tokenizer, prompt, 100)
+            print(text)
+            # The prompt's own line and the one that the end cuts are not the model's; a docstring's are not statements.
+            lines += re.sub(r'"""(.|\n)*?("""|$)', "0", text).split("\n")[prompt.count("\n") + 1 : -1] or [text]
+        written = [line for line in lines if line.strip() and not line.strip().startswith("#")]
+        share = sum(map(is_statement, written)) / max(1, len(written))
+        print(f"{share:.2f} of {len(written)} lines are statements")
+        assert least <= share <= most and len(set(written)) >= 2
+
+
+def test_a_function_begins_as_a_whole_program(model: MossNet, tokenizer: Tokenizer) -> None:
+    """The prompt and the first lines of its continuation are accepted by Python together."""
+    lines = greedy(model, tokenizer, "def fibonacci(n):", 100).split("\n")
+    assert any(parses("\n".join(lines[:n])) for n in range(4, len(lines)))
 
 
 def test_the_readme_says_what_was_measured(model: MossNet, tokenizer: Tokenizer) -> None:
@@ -141,10 +162,8 @@ def test_the_readme_says_what_was_measured(model: MossNet, tokenizer: Tokenizer)
     assert "PSF licence version 2" in page and "--work build/demo" in page
     for place in ("/home/", "/root/", "/work/", "/Users/", "/tmp/"):
         assert place not in page
-    prompt = train.PROMPTS[0]
     # A short beginning only: two machines may differ in the last bit, and a close choice later on may turn on it.
-    ids = torch.tensor([tokenizer.encode(prompt).ids])
-    assert prompt + tokenizer.decode(model.generate_greedy(ids, 12)[0].tolist()) in page
+    assert greedy(model, tokenizer, train.PROMPTS[0], 12) in page
 
 
 def test_held_out_text_is_never_trained_on() -> None:

@@ -1,0 +1,107 @@
+"""`mossnet-tg bench`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mossnet_tg.cli import bench, machine
+from mossnet_tg.engine import Library
+from mossnet_tg.errors import MossnetError
+from tests.cli.conftest import Run
+
+SMALL = ("--allow-native", "-p", "8,16", "-n", "4", "-t", "1,2", "-r", "2")
+
+
+@pytest.fixture(autouse=True)
+def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_BANDWIDTH_BYTES", 1 << 20)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def test_a_table(run: Run, moss: Path) -> None:
+    found = run("bench", moss, *SMALL)
+    assert found.exit_code == 0, found.stderr
+    head, rule, *rows = found.stdout.splitlines()
+    assert cells(head) == ["model", "size", "params", "target", "threads", "test", "t/s", "of read bandwidth"]
+    assert set(rule) <= set("|-: ") and found.stderr == ""
+    assert [(r[4], r[5]) for r in map(cells, rows)] == [(t, n) for t in "12" for n in ("pp8", "pp16", "tg4")]
+    for row in map(cells, rows):
+        speed, spread = row[6].split(" ± ")
+        assert float(speed) > 0 and float(spread) >= 0
+        assert row[7].endswith(" %") == (row[5] == "tg4")
+    assert len({len(line) for line in (head, rule, *rows)}) == 1
+
+
+def test_json_lines(run: Run, tiny: Path, moss: Path) -> None:
+    found = run("bench", tiny, "-p", "0", "-n", "3", "-r", "3", "--json")
+    assert found.exit_code == 0, found.stderr
+    (row,) = map(json.loads, found.stdout.splitlines())
+    assert row["test"] == "tg3" and row["n_threads"] == Library.default().cpu_count
+    assert len(row["samples_ns"]) == len(row["samples_ts"]) == len(row["read_bandwidth_per_s"]) == 3
+    assert row["samples_ts"] == [3e9 / ns for ns in row["samples_ns"]]
+    facts = json.loads(run("inspect", moss, "--json").stdout)
+    assert row["read_per_token"] == facts["read_per_token"] and row["model_n_params"] == facts["parameters"]
+    assert row["model_hash"] == facts["model_hash"] and row["cpu_info"] and row["version"]
+    used = sorted(row["samples_ts"])[1] * row["read_per_token"]
+    assert row["read_bandwidth_share"] == pytest.approx(used / sorted(row["read_bandwidth_per_s"])[1])
+
+
+def test_where_the_time_goes(run: Run, moss: Path) -> None:
+    found = run("bench", moss, "--allow-native", "-p", "0", "-n", "2", "-r", "1", "-t", "1", "-vv")
+    assert "tg2, 1 threads: warming up" in found.stderr and " us " in found.stderr
+    shares = [float(line.split()[2]) for line in found.stderr.splitlines() if " us " in line]
+    assert sum(shares) == pytest.approx(100, abs=2) and shares == sorted(shares, reverse=True)
+    assert "layers." not in found.stderr
+
+
+def test_an_unknown_bandwidth_is_no_number(run: Run, moss: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> float:
+        raise MossnetError("no memory")
+
+    monkeypatch.setattr(Library, "read_bandwidth", fail)
+    found = run("bench", moss, "--allow-native", "-p", "0", "-n", "2", "-r", "1")
+    assert found.exit_code == 0 and cells(found.stdout.splitlines()[-1])[7] == ""
+    assert "warning: the memory's speed was not measured: no memory" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (("-p", "1,x"), "'1,x' is no list of integers"),
+        (("-n", "-1"), "-1 is too small"),
+        (("-t", "0"), "0 is too small"),
+        (("-r", "0"), "0"),
+        (("--target", "tinygrad:CPU"), "runs a model uncompiled"),
+    ],
+)
+def test_what_is_refused(run: Run, moss: Path, args: tuple[str, str], text: str) -> None:
+    found = run("bench", moss, "--allow-native", *args)
+    assert (found.exit_code, found.stdout) == (2, "") and text in found.stderr
+
+
+def test_the_commit_of_a_source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "mossnet_tg" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text("")
+    monkeypatch.setattr(machine.mossnet_tg, "__file__", str(package))
+    assert machine.commit() is None
+
+    def git(*args: str) -> str:
+        who = ("-c", "user.name=n", "-c", "user.email=e@example.com")
+        return subprocess.run(["git", *who, *args], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    git("init", "-q")
+    assert machine.commit() is None
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    head = git("rev-parse", "--short", "HEAD").strip()
+    assert machine.commit() == head
+    package.write_text("changed")
+    assert machine.commit() == head + "+"

@@ -1,0 +1,80 @@
+"""`mossnet-tg compile`."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from mossnet_tg.codegen import moss_file
+from mossnet_tg.engine import Library
+from tests.cli.conftest import Run
+
+
+def test_a_checkpoint_becomes_a_file(run: Run, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "not" / "yet"
+    found = run("compile", tiny, "--out", out, "--chunk", "16", "-vv")
+    assert found.exit_code == 0, found.stderr
+    assert found.stdout == f"{out / 'model.moss'}\n" and list(out.iterdir()) == [out / "model.moss"]
+    lines = found.stderr.splitlines()
+    assert lines[0].startswith("compiling tiny (") and "chunk 16" in lines[0] and "cpu:arch=" in lines[0]
+    assert any("kernel 1/" in line for line in lines) and any("compiled in" in line for line in lines)
+    assert any(line.startswith("decode: ") for line in lines)
+    assert moss_file.read(out / "model.moss").chunk == 16
+    assert run("generate", "-m", out / "model.moss", "--allow-native", "the", "-n", "3").exit_code == 0
+
+
+def test_for_another_machine(run: Run, tiny: Path, tmp_path: Path) -> None:
+    other = "aarch64" if Library.default().cpu_arch == "x86_64" else "x86_64"
+    found = run("compile", tiny, "--out", tmp_path, "--chunk", "8", "--target", f"cpu:arch={other}")
+    assert found.exit_code == 0, found.stderr
+    assert f"cannot run it: copy it to a machine of {other}" in found.stderr
+    assert moss_file.read(tmp_path / "model.moss").meta["arch"] == other
+    refused = run("generate", "-m", tmp_path / "model.moss", "--allow-native", "the")
+    assert refused.exit_code == 4 and other in refused.stderr
+
+
+def test_a_disk_that_is_full(run: Run, tiny: Path, tmp_path: Path) -> None:
+    """A limit of file sizes stands for it: the same calls fail at the same places."""
+    (tmp_path / "model.moss").write_bytes(b"the one before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, hard))
+    try:
+        found = run("compile", tiny, "--out", tmp_path, "--chunk", "8")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (found.exit_code, found.stdout) == (1, "")
+    assert "model.moss: the model cannot be written: File too large" in found.stderr
+    assert "Traceback" not in found.stderr and "internal" not in found.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["model.moss"]
+    assert (tmp_path / "model.moss").read_bytes() == b"the one before"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (("--out", "FILE/x"), 1, "the folder cannot be used: Not a directory"),
+        (("--out", "OUT", "--target", "tinygrad:CPU"), 2, "only mossnet-tg generate takes it"),
+        (("--out", "OUT", "--target", "cpu:mcpu=z80"), 2, "'z80' is no"),
+        (("--out", "OUT", "--target", "cpu:speed=9"), 2, "option 'speed=9' is not known"),
+        (("--out", "OUT", "--chunk", "1"), 2, "chunk is 1, expected 2 to"),
+        (("--out", "OUT", "--context", "0"), 2, "context is 0, expected 1 to"),
+        ((), 2, "Missing option '-o' / '--out'"),
+    ],
+)
+def test_what_is_refused(run: Run, tiny: Path, tmp_path: Path, args: tuple[str, ...], code: int, text: str) -> None:
+    (tmp_path / "FILE").write_text("")
+    found = run(
+        "compile", tiny, *(a.replace("FILE", f"{tmp_path}/FILE").replace("OUT", f"{tmp_path}/out") for a in args)
+    )
+    assert (found.exit_code, found.stdout) == (code, "") and text in found.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_that_cannot_be_compiled(run: Run, moss: Path, tmp_path: Path) -> None:
+    again = run("compile", moss, "--out", tmp_path / "out")
+    assert again.exit_code == 2 and "a compiled model, expected a checkpoint" in again.stderr
+    missing = run("compile", tmp_path / "gone", "--out", tmp_path / "out")
+    assert missing.exit_code == 2 and "gone: not found" in missing.stderr
+    assert not (tmp_path / "out").exists()

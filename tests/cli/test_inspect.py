@@ -1,0 +1,152 @@
+"""`mossnet-tg inspect`, and the numbers that it shares with bench."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mossnet_tg.cli.facts import count, human, n_active, n_parameters, read_per_token, share_per_token, tensors_of
+from mossnet_tg.codegen.moss_file import Access, Buffer, DType, Entry, EntryKind, Kernel, MossFile, Param, Region, Step
+from mossnet_tg.config import Config
+from mossnet_tg.weights.names import MOSSNET, expected
+from tests.cli.conftest import Run
+
+
+def test_a_checkpoint(run: Run, tiny: Path) -> None:
+    found = run("inspect", tiny)
+    assert found.exit_code == 0 and found.stderr == ""
+    assert "checkpoint tiny" in found.stdout and "ssm.n_experts" in found.stdout
+    assert "layers.1.mlp.w1.weight" in found.stdout and "[4, 8, 24]" in found.stdout
+    facts = json.loads(run("inspect", tiny, "--json").stdout)
+    assert facts["kind"] == "checkpoint" and facts["config"]["d_model"] == 24 and facts["nan_tensors"] == []
+    assert facts["parameters"] == sum(math.prod(t["shape"]) for t in facts["tensors"])
+    assert facts["weights_bytes"] == 4 * facts["parameters"]
+    # SPEC.md: conv [L, X, W - 1] and ssm [L, S, X, N], float32
+    assert facts["state_bytes"] == 4 * 2 * 48 * (3 + 4 * 4)
+
+
+def test_a_compiled_model(run: Run, tiny: Path, moss: Path) -> None:
+    found = run("inspect", moss)
+    assert found.exit_code == 0 and found.stderr == ""
+    text = found.stdout
+    assert "read per token" in text and "per session" in text and "layers 0 to 1, " in text
+    assert "layers.1." not in text and "layers.1." in run("inspect", moss, "--steps").stdout
+    facts = json.loads(run("inspect", moss, "--json").stdout)
+    checkpoint = json.loads(run("inspect", tiny, "--json").stdout)
+    for key in ("parameters", "active_per_token"):
+        assert facts[key] == checkpoint[key]
+    assert facts["kind"] == "compiled" and facts["chunk"] == 128 and facts["max_context"] is None
+    assert facts["regions"]["state"] >= checkpoint["state_bytes"]
+    assert [e["name"] for e in facts["entries"]] == ["decode", "prefill", "score"]
+    n_steps = sum(len(e["steps"]) for e in facts["entries"])
+    assert sum(k["steps"] for k in facts["kernels"]) == n_steps
+    # What is active is read, and with it the head; padding adds less than as much again to a model so narrow.
+    least = 4 * (facts["active_per_token"] + 300 * 24)
+    assert least <= facts["read_per_token"] < 2 * least
+
+
+def test_layers_that_differ_are_shown_apart() -> None:
+    from mossnet_tg.cli.inspect_model import _grouped
+
+    def steps(*labels: str) -> list[dict[str, Any]]:
+        return [{"label": label, "kernel": f"k_{label.rpartition('.')[2]}"} for label in labels]
+
+    plan = steps("embed", "layers.0.a", "layers.1.a", "layers.2.a", "layers.2.b", "layers.3.a", "layers.3.b", "head")
+    shown = [(group, [s["label"] for s in found]) for group, found in _grouped(plan)]
+    assert shown == [("", ["embed"]), ("layers 0 to 1", ["a"]), ("layers 2 to 3", ["a", "b"]), ("", ["head"])]
+    assert list(_grouped([])) == []
+
+
+def test_damage_is_shown(run: Run, with_meta: Callable[..., Path]) -> None:
+    found = run("inspect", with_meta(nan_tensors="norm_f.weight"))
+    assert found.exit_code == 0 and "warning: the weights hold NaN or infinity: norm_f.weight" in found.stderr
+
+
+def test_what_is_refused(run: Run, moss: Path, tmp_path: Path, with_meta: Callable[..., Path]) -> None:
+    missing = run("inspect", tmp_path / "gone")
+    assert missing.exit_code == 2 and "gone: not found" in missing.stderr
+    assert run("inspect", tmp_path).exit_code == 2
+    cut = tmp_path / "cut.moss"
+    cut.write_bytes(moss.read_bytes()[:-1])
+    found = run("inspect", cut)
+    assert (found.exit_code, found.stdout) == (4, "") and "cut short or damaged" in found.stderr
+    assert run("inspect").exit_code == 2
+    assert run("inspect", with_meta(config="{}")).exit_code == 1
+
+
+def size_class(d_model: int, n_layer: int, d_ff: int, **ssm: Any) -> Config:
+    experts = {"n_experts": 8, "top_k": 2}
+    sizes = {"d_model": d_model, "n_layer": n_layer, "vocab_size": 50280}
+    return Config.from_dict(
+        {"model_type": "mossnet", **sizes, "ssm": {**experts, **ssm}, "mlp": {**experts, "d_ff": d_ff}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "total", "active"),
+    [((256, 8, 704), 40.5, 12.5), ((768, 8, 2048), 345, 108), ((768, 24, 2048), 1034, 323)],
+)
+def test_active_parameters_are_those_of_the_specification(
+    sizes: tuple[int, int, int], total: float, active: float
+) -> None:
+    """SPEC.md, size classes: millions without embedding."""
+    c = size_class(*sizes)
+    tensors = [(t.name, math.prod(t.shapes[0])) for t in expected(MOSSNET, c)]
+    assert (n_parameters(tensors) - 50280 * sizes[0]) / 1e6 == pytest.approx(total, abs=0.5)
+    assert n_active(c, tensors) / 1e6 == pytest.approx(active, abs=0.5)
+
+
+def test_the_share_of_a_tensor_that_a_token_works_with() -> None:
+    c = size_class(64, 2, 32)
+    a = c.d_inner * c.ssm.d_state
+    assert share_per_token(c, "layers.1.mlp.w2.weight", 1) == share_per_token(c, "layers.0.ssm.A", 8 * a) == 0.25
+    assert share_per_token(c, "layers.0.ssm.A_log", a) == 1  # shared by the experts
+    assert share_per_token(c, "layers.0.ssm.in_proj.weight", 1) == share_per_token(c, "norm_f.weight", 1) == 1
+    moving = size_class(64, 2, 32, state_update="all")
+    assert share_per_token(moving, "layers.0.ssm.x_proj.weight", 1) == 1
+    assert share_per_token(moving, "layers.0.mlp.w1.weight", 1) == 0.25
+
+
+def test_bytes_per_token_by_hand() -> None:
+    """A plan of four steps: a row of the embedding, a norm, an eighth of the experts, the tied head."""
+    c = Config.from_dict(
+        {
+            "model_type": "mossnet",
+            "d_model": 4,
+            "n_layer": 1,
+            "vocab_size": 10,
+            "mlp": {"d_ff": 8, "n_experts": 8, "top_k": 1},
+        }
+    )
+    weights, io = Region.WEIGHTS, Region.IO
+    buffers = [
+        Buffer("embed.weight", weights, DType.F16, 0, 80),
+        Buffer("norm_f.weight", weights, DType.F32, 256, 16),
+        Buffer("layers.0.mlp.w1.weight", weights, DType.F16, 512, 512),
+        Buffer("ids", io, DType.I32, 0, 4),
+        Buffer("params", io, DType.I32, 256, 8),
+        Buffer("logits", io, DType.F32, 512, 40),
+        Buffer("layers.0.ssm.A", weights, DType.F32, 1024, 4 * 8 * 16),
+    ]
+    uses = [(3, 0), (1, 1), (2, 2), (0, 5), (3, 4)]  # the last reads no weights
+    moss = MossFile(
+        model_hash=bytes(32), vocab_size=10, chunk=1, max_context=0, n_params=2, state_bytes=0, arena_bytes=0,
+        io_bytes=1024, weights_bytes=2048, buffers=buffers, code=b"\xc3",
+        kernels=[Kernel("k", (Param(4, Access.READ), Param(4, Access.READ)), 0, 1)],
+        steps=[Step(0, use, (1, 1, 1)) for use in uses],
+        entries=[Entry(k.name, k, 0, n, 1, 1, 3, 4, 5) for k, n in ((EntryKind.PREFILL, 4), (EntryKind.DECODE, 5))],
+    )  # fmt: skip
+    assert read_per_token(moss, c) == 4 * 2 + 16 + 512 // 8 + 80
+    assert dict(tensors_of(moss, c))["layers.0.ssm.A_log"] == 8 * 16
+
+
+def test_numbers_for_people() -> None:
+    assert [human(n) for n in (0, 1023, 1024, 1536 << 10, 5 << 40)] == [
+        "0 bytes", "1023 bytes", "1.0 KiB", "1.5 MiB", "5120.0 GiB",
+    ]  # fmt: skip
+    assert [count(n) for n in (7, 1500, 5_229_888, 2 * 10**9)] == ["7", "1.50K", "5.23M", "2.00B"]
