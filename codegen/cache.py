@@ -6,6 +6,7 @@ that of TVM and tinygrad, its own source), so nothing in the cache is ever stale
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -14,12 +15,13 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import mossnet_tg
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.errors import MossnetError
 from mossnet_tg.targets.table import Target
 from mossnet_tg.weights.checkpoint import Checkpoint
 
-_PACKAGE = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(mossnet_tg.__file__).parent
 # The compiler: what these files say is what a model file holds.
 _SOURCES = ("ops.py", "model.py", "config.py", "codegen/**/*.py", "weights/names.py")
 
@@ -45,12 +47,8 @@ def _compiler() -> str:
     h = hashlib.sha256()
     for name in ("tinygrad", "apache-tvm", "apache-tvm-ffi"):
         h.update(f"{name} {version(name)}\n".encode())
-    root = Path(__file__).resolve().parent
-    package = (
-        root.parent / "mossnet_tg" if root.name == "codegen" and (root.parent / "mossnet_tg").is_dir() else _PACKAGE
-    )
     for pattern in _SOURCES:
-        for path in sorted(package.glob(pattern)):
+        for path in sorted(_PACKAGE.glob(pattern)):
             h.update(path.read_bytes())
     return h.hexdigest()
 
@@ -61,6 +59,8 @@ def cached(checkpoint: Checkpoint, target: Target, options: CompileOptions, prog
     """
     path = compiled_path(checkpoint, target, options)
     if path.is_file():
+        with contextlib.suppress(OSError):  # a cache that is only read serves as well
+            os.utime(path)
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,20 @@ def cached(checkpoint: Checkpoint, target: Target, options: CompileOptions, prog
     except OSError as e:
         hint = "set MOSSNET_CACHE_DIR to a folder that can be written"
         raise MossnetError(f"{path.parent}: the cache folder cannot be used: {e.strerror}", hint) from None
+    progress("loading the compiler")
     from mossnet_tg.codegen.compile import compile_checkpoint  # brings TVM, which takes seconds
 
     compile_checkpoint(checkpoint, target, path, options, progress)
+    _prune(path)
     return path
+
+
+def _prune(newest: Path) -> None:
+    """Remove the models that were not used for longest until the folder holds less than MOSSNET_CACHE_GIB (16)."""
+    left = float(os.environ.get("MOSSNET_CACHE_GIB", "16")) * 2**30
+    with contextlib.suppress(OSError):  # another process may have been here first
+        models = sorted(newest.parent.glob("*.moss"), key=lambda p: p.stat().st_mtime, reverse=True)
+        for path in models:
+            left -= path.stat().st_size
+            if left < 0 and path != newest:
+                path.unlink()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 
 import mossnet_tg
-from mossnet_tg.codegen.emit.llvm import compile_object
+from mossnet_tg.codegen.emit.llvm import compile_object, kernel_source
 from mossnet_tg.codegen.link import link
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.package import write_package
@@ -14,6 +15,10 @@ from mossnet_tg.codegen.plan import Progress, make_plan
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.targets.table import Target
 from mossnet_tg.weights.checkpoint import Checkpoint
+
+# The logging level of kernel sources, shown by -vvv: below DEBUG, since it is pages of text.
+KERNEL_SOURCE = 5
+_log = logging.getLogger(__name__)
 
 
 def compile_checkpoint(
@@ -24,9 +29,13 @@ def compile_checkpoint(
     Raises MossnetError for what the user can mend. The file appears when it is complete, or not at all.
     """
     plan = make_plan(checkpoint, CpuSchedule.of(target), options, progress)
+    _log.debug("plan: %d kernels, %d steps, arena %d bytes", len(plan.functions), len(plan.steps), plan.arena_bytes)
     objects = []
     for i, function in enumerate(plan.functions):
         progress(f"kernel {i + 1}/{len(plan.functions)} {function.name}")
+        if _log.isEnabledFor(KERNEL_SOURCE):
+            source = kernel_source(function.name, function.generated.func, target.tvm)
+            _log.log(KERNEL_SOURCE, "%s\n%s", function.generated.func.script(), source)
         objects.append(compile_object(function.name, function.generated.func, target.tvm))
     progress("checking the weights")
     meta = {

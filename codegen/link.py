@@ -1,6 +1,7 @@
 """A linker for kernels: object files become one block of position-independent code.
 
-Our kernels call nothing and keep no data but constants, so linking is laying sections out and filling in distances.
+Our kernels keep no data but constants and call nothing but `memcpy` and `memset`, which LLVM makes of loops and which
+the block brings along; so linking is laying sections out and filling in distances.
 The result needs no dynamic loader, no relocation and no temporary file: the runtime maps it executable straight from
 the model file. Neither a compiler nor a linker is needed on the machine that compiles a model.
 """
@@ -13,6 +14,22 @@ from dataclasses import dataclass
 
 _ALLOC, _WRITE = 0x2, 0x1
 _PROGBITS, _SYMTAB, _RELA, _NOBITS = 1, 2, 4, 8
+
+
+# What LLVM may call for a loop, by machine: byte by byte, for such loops are short.
+_HELPERS = {
+    62: {
+        "memcpy": "4889f8 4889d1 f3a4 c3",  # mov rax,rdi; mov rcx,rdx; rep movsb; ret
+        # mov r8,rdi; mov eax,esi; mov rcx,rdx; rep stosb; mov rax,r8; ret
+        "memset": "4989f8 89f0 4889d1 f3aa 4c89c0 c3",
+    },
+    183: {
+        # mov x4,x0; cbz x2,end; loop: ldrb w3,[x1],#1; strb w3,[x4],#1; subs x2,x2,#1; b.ne loop; end: ret
+        "memcpy": "e40300aa a20000b4 23144038 83140038 420400f1 a1ffff54 c0035fd6",
+        # mov x4,x0; cbz x2,end; loop: strb w1,[x4],#1; subs x2,x2,#1; b.ne loop; end: ret
+        "memset": "e40300aa 820000b4 81140038 420400f1 c1ffff54 c0035fd6",
+    },
+}
 
 
 class LinkError(Exception):
@@ -44,12 +61,13 @@ def link(objects: Sequence[bytes]) -> Linked:
     """One block of code from ELF64 relocatable objects (x86-64 or AArch64); raises LinkError."""
     code = bytearray()
     symbols: dict[str, tuple[int, int]] = {}
+    helpers: dict[str, int] = {}
     for data in objects:
-        _link_one(data, code, symbols)
+        _link_one(data, code, symbols, helpers)
     return Linked(bytes(code), symbols)
 
 
-def _link_one(data: bytes, code: bytearray, symbols: dict[str, tuple[int, int]]) -> None:
+def _link_one(data: bytes, code: bytearray, symbols: dict[str, tuple[int, int]], helpers: dict[str, int]) -> None:
     if data[:6] != b"\x7fELF\x02\x01":
         raise LinkError("not a little-endian ELF64 object")
     (machine,) = struct.unpack_from("<H", data, 18)
@@ -76,9 +94,19 @@ def _link_one(data: bytes, code: bytearray, symbols: dict[str, tuple[int, int]])
             if name in symbols:
                 raise LinkError(f"two kernels are called {name}")
             symbols[name] = (sections[index].address + value, size)
+    # A function's address may be asked for by name: a helper's is known once it is in the block.
+    for name, index, _ in table:
+        if index == 0 and name in _HELPERS[machine] and name not in helpers:
+            code.extend(bytes(-len(code) % 64))
+            helpers[name] = len(code)
+            code.extend(bytes.fromhex(_HELPERS[machine][name]))
+    targets = []
+    for name, index, value in table:
+        defined = 0 < index < len(sections) and sections[index].address >= 0
+        targets.append((name, sections[index].address + value if defined else helpers.get(name)))
     for s in sections:
         if s.type == _RELA and sections[s.info].address >= 0:
-            _relocate(data, code, machine, sections, s, table)
+            _relocate(data, code, machine, sections[s.info].address, s, targets)
 
 
 def _sections(data: bytes) -> list[_Section]:
@@ -101,23 +129,19 @@ def _string(data: bytes, at: int) -> str:
 
 
 def _relocate(
-    data: bytes,
-    code: bytearray,
-    machine: int,
-    sections: list[_Section],
-    rela: _Section,
-    table: list[tuple[str, int, int]],
+    data: bytes, code: bytearray, machine: int, base: int, rela: _Section, targets: list[tuple[str, int | None]]
 ) -> None:
+    """Fill in the distances of one section, which lies at `base`; `targets` are the symbols' (name, place)."""
     for at in range(rela.offset, rela.offset + rela.size, 24):
         offset, info, addend = struct.unpack_from("<QQq", data, at)
-        name, index, value = table[info >> 32]
+        name, target = targets[info >> 32]
         kind = info & 0xFFFFFFFF
-        if not 0 < index < len(sections) or sections[index].address < 0:
+        if target is None:
             raise LinkError(f"a kernel refers to {name or 'a section'}, which it does not define")
         apply = _RELOCATIONS[machine].get(kind)
         if apply is None:
-            raise LinkError(f"relocation {kind} against {name or sections[index].name} is not position independent")
-        apply(code, sections[rela.info].address + offset, sections[index].address + value + addend)
+            raise LinkError(f"relocation {kind} against {name or 'a section'} is not position independent")
+        apply(code, base + offset, target + addend)
 
 
 # ---- relocations: (code, place, target), both offsets in the block

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
@@ -34,7 +35,7 @@ BUFFER_ALIGN = 256
 PAGE_ALIGN = 65536
 
 _HEADER = struct.Struct("<8sIIQQ32s")
-_SECTION = struct.Struct("<IIQQQ")
+_SECTION = struct.Struct("<IIQQII")
 _META = struct.Struct("<II")
 _MODEL = struct.Struct("<IIIIQQQ24s")
 _BUFFER = struct.Struct("<IIIIQQ")
@@ -311,10 +312,10 @@ def _lay_out(moss: MossFile, sections: Mapping[_Type, bytes]) -> tuple[bytes, in
     for kind, content in sections.items():
         offset = _align(start + len(body), PAGE_ALIGN if kind == _Type.CODE else SECTION_ALIGN)
         body += bytes(offset - start - len(body)) + content
-        table += _SECTION.pack(kind, int(kind not in _OPTIONAL), offset, len(content), 0)
+        table += _SECTION.pack(kind, int(kind not in _OPTIONAL), offset, len(content), zlib.crc32(content), 0)
     offset = _align(start + len(body), PAGE_ALIGN)
     body += bytes(offset - start - len(body))
-    table += _SECTION.pack(_Type.WEIGHTS, 1, offset, moss.weights_bytes, 0)
+    table += _SECTION.pack(_Type.WEIGHTS, 1, offset, moss.weights_bytes, 0, 0)
     file_bytes = offset + moss.weights_bytes
     header = _HEADER.pack(MAGIC, VERSION, len(sections) + 1, file_bytes, _HEADER.size, moss.model_hash)
     return bytes(header + table + body), file_bytes
@@ -325,7 +326,9 @@ def read(path: str | os.PathLike[str]) -> MossFile:
     target = Path(path)
     try:
         with _map(target) as data:
-            return _Reader(data, len(data)).read()
+            moss = _Reader(data, len(data)).read()
+            _check_sums(data)
+            return moss
     except ArtifactError as error:
         raise ArtifactError(f"{target}: {error}") from None
 
@@ -343,6 +346,14 @@ def read_weights(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     if not n:
         return np.empty(0, np.uint8)
     return np.memmap(target, np.uint8, "r", offset, (n,))
+
+
+def _check_sums(data: memoryview) -> None:
+    """Whether the sections of a file that a reader accepted are what was written, all but the weights."""
+    for i in range(_HEADER.unpack_from(data)[2]):
+        kind, _, offset, size, crc, _ = _SECTION.unpack_from(data, _HEADER.size + i * _SECTION.size)
+        if kind != _Type.WEIGHTS and zlib.crc32(data[offset : offset + size]) != crc:
+            _refuse(f"section {i} is damaged: its checksum does not match")
 
 
 @contextlib.contextmanager
@@ -427,7 +438,7 @@ class _Reader:
     def _sections(self, n: int) -> None:
         end = _HEADER.size + n * _SECTION.size
         for i in range(n):
-            kind, flags, offset, size, reserved = _SECTION.unpack_from(self.data, _HEADER.size + i * _SECTION.size)
+            kind, flags, offset, size, _, reserved = _SECTION.unpack_from(self.data, _HEADER.size + i * _SECTION.size)
             if flags > 1 or reserved:
                 _refuse(f"section {i}: reserved bits are set")
             if offset % SECTION_ALIGN:

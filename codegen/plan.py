@@ -134,11 +134,13 @@ def _align(offset: int) -> int:
 
 @dataclass(frozen=True)
 class _Part:
-    """A captured part of the model: its calls, the prefix of its weights and states, how many tokens it works on."""
+    """A captured part of the model: its calls, the prefix of its weights and states, how many tokens it works on, and
+    how its steps' labels begin."""
 
     calls: list[Call]
     prefix: str
     n_tokens: int
+    label: str
 
 
 class _Builder:
@@ -207,7 +209,9 @@ class _Builder:
         c, h = self.c, {"h": Spec((n_tokens, self.c.d_model))}
         ids = {"ids": Spec((n_tokens,), "int32")}
         outer = self._specs("", model.outer_parameters(c))
-        yield _Part(self._capture("embed", lambda w, s, i: model.embed(w, i["ids"]), outer, {}, ids), "", n_tokens)
+        yield _Part(
+            self._capture("embed", lambda w, s, i: model.embed(w, i["ids"]), outer, {}, ids), "", n_tokens, "embed/"
+        )
         for layer in range(c.n_layer):
             prefix = f"layers.{layer}."
             weights = self._specs(prefix, [w.short_name for w in self.plan.weights if w.prefix == prefix])
@@ -216,13 +220,14 @@ class _Builder:
             def graph(w: Any, s: Any, i: Any, layer: int = layer) -> Any:
                 return model.layer(c, layer, w, s, i["h"], i["params"])
 
-            yield _Part(self._capture("layer", graph, weights, states, h), prefix, n_tokens)
+            yield _Part(self._capture("layer", graph, weights, states, h), prefix, n_tokens, prefix)
         if n_logits == 1 < n_tokens:
-            yield _Part(
-                self._capture("last", lambda w, s, i: model.last_valid(i["h"], i["params"]), {}, {}, h), "", n_tokens
-            )
+            calls = self._capture("last", lambda w, s, i: model.last_valid(i["h"], i["params"]), {}, {}, h)
+            yield _Part(calls, "", n_tokens, "last/")
             h = {"h": Spec((1, c.d_model))}
-        yield _Part(self._capture("head", lambda w, s, i: model.head(c, w, i["h"]), outer, {}, h), "", n_logits)
+        yield _Part(
+            self._capture("head", lambda w, s, i: model.head(c, w, i["h"]), outer, {}, h), "", n_logits, "head/"
+        )
 
     def _specs(self, prefix: str, names: Iterable[str]) -> dict[str, Spec]:
         return {
@@ -257,7 +262,7 @@ class _Builder:
 
                 function, slots = self._function(call, part)
                 args = [self.io["params"] if slot is None else bound(call.buffers[slot]) for slot in slots]
-                pending.append((function, args, self._label(call, part.prefix)))
+                pending.append((function, args, self._label(call, part)))
         offsets = arena.pack()
         self.plan.arena_bytes = max(self.plan.arena_bytes, arena.bytes)
         for function, args, label in pending:
@@ -312,11 +317,11 @@ class _Builder:
             self.plan.functions.append(Function(name, generate(name)))
         return self.functions[key]
 
-    def _label(self, call: Call, prefix: str) -> str:
+    def _label(self, call: Call, part: _Part) -> str:
         """What a step does, for people: its first weight's name, or its op's."""
         weight = next((ref.name for ref in call.buffers if ref.kind == "weight"), None)
         op = "" if isinstance(call.kernel, UOp) else type(call.kernel).__name__
-        return f"{prefix}{op}({weight})" if op and weight else f"{prefix}{op or weight or 'elementwise'}"
+        return part.label + (f"{op}({weight})" if op and weight else op or weight or "elementwise")
 
 
 class Arena:

@@ -137,7 +137,7 @@ static mossnet_status read_sections(reader *r, uint32_t n_sections) {
         const unsigned char *s = r->data + HEADER_BYTES + (size_t)i * SECTION_BYTES;
         uint32_t type = u32(s), flags = u32(s + 4);
         mn_span span = {u64(s + 8), u64(s + 16)};
-        if (flags & ~1u || u64(s + 24)) return REFUSE(r, "section %u: reserved bits are set", i);
+        if (flags & ~1u || u32(s + 28)) return REFUSE(r, "section %u: reserved bits are set", i);
         if (span.offset % SECTION_ALIGN)
             return REFUSE(r, "section %u at offset %llu, expected a multiple of %d", i, LLU(span.offset),
                           SECTION_ALIGN);
@@ -394,6 +394,31 @@ mossnet_status mn_file_parse(const void *data, uint64_t bytes, mn_file *file, mo
     if (status) {
         mn_file_free(file);
         return status;
+    }
+    return mn_ok(error);
+}
+
+/* CRC-32 as in zlib (reflected 0xEDB88320). */
+static uint32_t crc32(const unsigned char *at, uint64_t bytes) {
+    uint32_t table[256];
+    for (uint32_t i = 0; i < 256; i++) {
+        table[i] = i;
+        for (int bit = 0; bit < 8; bit++)
+            table[i] = table[i] >> 1 ^ (table[i] & 1 ? UINT32_C(0xEDB88320) : 0);
+    }
+    uint32_t crc = UINT32_MAX;
+    for (uint64_t i = 0; i < bytes; i++)
+        crc = crc >> 8 ^ table[(crc ^ at[i]) & 0xFF];
+    return ~crc;
+}
+
+mossnet_status mn_file_check_sums(const void *data, mossnet_error *error) {
+    const unsigned char *file = data;
+    for (uint32_t i = 0; i < u32(file + 12); i++) {
+        const unsigned char *s = file + HEADER_BYTES + (size_t)i * SECTION_BYTES;
+        if (u32(s) != WEIGHTS && crc32(file + u64(s + 8), u64(s + 16)) != u32(s + 24))
+            return mn_fail(error, MOSSNET_FORMAT, "section %u (%s) is damaged: its checksum does not match", i,
+                           u32(s) >= STR && u32(s) < SECTION_TYPES ? RULES[u32(s)].name : "unknown");
     }
     return mn_ok(error);
 }

@@ -63,6 +63,9 @@ typedef struct mn_file {
 
 /* Checks the `bytes` of a file at `data` and fills `file`; after a failure there is nothing to free. */
 mossnet_status mn_file_parse(const void *data, uint64_t bytes, mn_file *file, mossnet_error *error);
+/* Whether the sections of a file that mn_file_parse accepted are what was written, all but the weights: a damaged
+ * weight makes a wrong number, damaged code could do anything. */
+mossnet_status mn_file_check_sums(const void *data, mossnet_error *error);
 void mn_file_free(mn_file *file);
 /* NULL when the key is not there. */
 const char *mn_file_meta(const mn_file *file, const char *key);

@@ -33,6 +33,7 @@ static mossnet_status map_file(mossnet_model *model, int fd, mossnet_error *erro
 static mossnet_status load(mossnet_model *model, int fd, uint32_t flags, mossnet_error *error) {
     mossnet_status status = map_file(model, fd, error);
     if (!status) status = mn_file_parse(model->data, model->bytes, &model->file, error);
+    if (!status) status = mn_file_check_sums(model->data, error);
     if (status) return status;
     const char *target = mn_file_meta(&model->file, "target");
     if (!target) return mn_fail(error, MOSSNET_FORMAT, "META does not have `target`");

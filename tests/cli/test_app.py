@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mossnet_tg.cli import console as console_module
 from mossnet_tg.cli.app import VERBS
 from mossnet_tg.cli.console import KERNEL_SOURCE, Console
 from mossnet_tg.errors import ArtifactError, DeviceError, MossnetError, UsageError
@@ -128,6 +130,30 @@ def test_progress_is_silent_where_nobody_sees_it(capsys: pytest.CaptureFixture[s
         console.raise_verbosity(1)
         console.step("working")
     assert re.fullmatch(r" +\d+\.\d\d s  working\n", capsys.readouterr().err)
+
+
+def test_a_line_of_progress_is_taken_away_before_anything_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console_module, "_is_terminal", lambda stream: True)
+    monkeypatch.setenv("COLUMNS", "10")
+    with Console() as console:
+        console.step("one step")
+        console.step("another that is too long")
+        console.error("it failed", "do this")
+        console.step("more")
+    line = "\r\033[K"
+    assert (
+        capsys.readouterr().err
+        == f"{line}one step{line}another t{line}error: it failed\nhint: do this\n{line}more{line}"
+    )
+
+
+def test_each_piece_is_seen_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8"))
+    Console().out("pi\x1b[1mece")
+    assert raw.getvalue() == b"pi\x1b[1mece"
 
 
 HEAVY = ("numpy", "tinygrad", "tvm", "torch", "tokenizers", "tqdm")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import mossnet_tg
 from mossnet_tg.cli import bench, machine
 from mossnet_tg.engine import Library
 from mossnet_tg.errors import MossnetError
@@ -90,7 +91,7 @@ def test_the_commit_of_a_source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyP
     package = tmp_path / "mossnet_tg" / "__init__.py"
     package.parent.mkdir()
     package.write_text("")
-    monkeypatch.setattr(machine.mossnet_tg, "__file__", str(package))
+    monkeypatch.setattr(mossnet_tg, "__file__", str(package))
     assert machine.commit() is None
 
     def git(*args: str) -> str:

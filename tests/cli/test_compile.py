@@ -72,6 +72,15 @@ def test_what_is_refused(run: Run, tiny: Path, tmp_path: Path, args: tuple[str, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_found_first(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    found = run("compile", tiny, "--out", tmp_path, "--chunk", "8")
+    assert (found.exit_code, found.stdout) == (1, "") and "cannot be used: not writable" in found.stderr
+    assert "compiling" not in found.stderr and not list(tmp_path.iterdir())
+
+
 def test_models_that_cannot_be_compiled(run: Run, moss: Path, tmp_path: Path) -> None:
     again = run("compile", moss, "--out", tmp_path / "out")
     assert again.exit_code == 2 and "a compiled model, expected a checkpoint" in again.stderr

@@ -135,6 +135,12 @@ def test_stats_are_for_people_and_on_stderr(generate: Run) -> None:
     assert re.search(r"\d+ tokens, \d+\.\d tok/s", lines[1])
 
 
+def test_verbosity_says_what_was_loaded(generate: Run) -> None:
+    said = [generate(PROMPT, "-n", "1", *v).stderr for v in ((), ("-v",), ("-vv",))]
+    assert said[0] == "" and re.fullmatch(r"loaded tiny in \d+\.\d\d s \(compiled before\)\n", said[1])
+    assert re.search(r"\d+ steps a token, prefill chunk 128, .* per session\n", said[2])
+
+
 def test_a_model_file_needs_consent(run: Run, moss: Path) -> None:
     found = run("generate", "-m", moss, PROMPT)
     assert (found.exit_code, found.stdout) == (2, "")

@@ -69,12 +69,6 @@ def test_closed_streams(start: Start, moss: Path) -> None:
     assert b"error: no prompt" in deaf.communicate(timeout=20)[1] and deaf.returncode == 2
 
 
-def test_text_comes_as_it_is_made(start: Start, moss: Path) -> None:
-    """A pipe's reader sees the first piece long before the last: each is flushed."""
-    process = start(*ENDLESS, moss)
-    assert read_some(process) and process.poll() is None
-
-
 def on_terminal(start: Start, *args: str | Path) -> tuple[int, str]:
     """Runs the program with a terminal on all streams; the exit code and what the terminal showed."""
     control, terminal = pty.openpty()

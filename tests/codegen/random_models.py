@@ -40,6 +40,7 @@ MODES: dict[str, tuple[dict[str, Any], dict[str, int], bool]] = {
         {},
         True,
     ),
+    "tiny": ({"ssm": {**_MOE, "d_state": 2}, "mlp": {"d_ff": 5, **_MOE}}, {"d_model": 5}, False),
     "all": ({"ssm": {**_MOE, "state_update": "all"}, "mlp": {"d_ff": 24, "n_experts": 5, "top_k": 1}}, {}, False),
     "all_zoh_norms": ({"ssm": {**_MOE, "state_update": "all", "discretization": "zoh", "dt_bc_norm": True}}, {}, False),
     "every_expert": ({"ssm": {"n_experts": 3, "top_k": 3}}, {}, False),

@@ -11,7 +11,8 @@ int main(int argc, char **argv) {
     mossnet_info info;
     size_t n = argc > 2 ? (size_t)argc - 2 : 0;
     int32_t *ids = malloc(sizeof(int32_t) * (n ? n : 1));
-    for (size_t i = 0; i < n; i++) ids[i] = atoi(argv[2 + i]);
+    for (size_t i = 0; i < n; i++)
+        ids[i] = atoi(argv[2 + i]);
     if (mossnet_model_load(argv[1], MOSSNET_ALLOW_NATIVE, &model, &error) ||
         mossnet_session_new(model, 2, &session, &error)) {
         fprintf(stderr, "error: %s\n", error.text);

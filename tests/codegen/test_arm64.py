@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from tests.codegen.random_models import N_SCORED, compile_only, reference, tokens, worst
 
 _CC, _QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
@@ -25,7 +26,15 @@ def score(tmp_path_factory):
     runtime = here.parents[1] / "targets" / "runtime"
     program = tmp_path_factory.mktemp("arm64") / "score"
     sources = [here / "score.c", *sorted(runtime.glob("*.c"))]
-    flags = ["-std=gnu11", "-O2", "-static", "-pthread", "-ffp-contract=off", "-D_GNU_SOURCE", '-DMOSSNET_VERSION="test"']
+    flags = [
+        "-std=gnu11",
+        "-O2",
+        "-static",
+        "-pthread",
+        "-ffp-contract=off",
+        "-D_GNU_SOURCE",
+        '-DMOSSNET_VERSION="test"',
+    ]
     subprocess.run([_CC, *flags, f"-I{runtime}", "-o", program, *sources], check=True)
     return program
 

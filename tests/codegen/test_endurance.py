@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from tests.codegen.random_models import compiled, reference, tokens, worst
 
 N = 10_000

@@ -1,5 +1,8 @@
-"""The identities of SPEC.md on compiled models. Numbers 3 and 5 are about one layer's inside: tests/weights/test_reference.py
-proves them for the reference in float64, test_differential.py ties the compiled model to it; 4 is test_differential.py."""
+"""The identities of SPEC.md on compiled models.
+
+Numbers 3 and 5 are about one layer's inside: tests/weights/test_reference.py proves them for the reference in float64,
+and test_differential.py ties the compiled model to it. Number 4 is test_differential.py.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tests.codegen.random_models import N_SCORED, compiled, reference, tokens, worst
 
 from mossnet_tg.weights.reference.model import MossNet
+from tests.codegen.random_models import N_SCORED, compiled, reference, tokens, worst
 
 F32 = 2e-4
 
@@ -21,7 +24,7 @@ def scored(model: MossNet, folder) -> np.ndarray:
 
 
 def with_ssm(model: MossNet, **ssm) -> MossNet:
-    """A model of the same weights whose time mix is configured otherwise; a weight for each expert where there was one."""
+    """A model of the same weights whose time mix is configured otherwise; each expert gets the one expert's weights."""
     c = model.config
     changed = MossNet(dataclasses.replace(c, ssm=dataclasses.replace(c.ssm, **ssm))).double()
     mine = model.state_dict()
@@ -54,5 +57,3 @@ def test_2_identical_experts_are_one(discretization, tmp_path):
     # The check can fail: experts that keep their state while others are selected are not one Mamba.
     selected = with_ssm(dense, **experts)
     assert worst(scored(selected, tmp_path / "selected"), expected) > 10 * F32
-
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import subprocess
 
 import pytest
@@ -22,7 +24,24 @@ def test_functions_and_their_constants_are_laid_out(tmp_path):
     linked = link([a, b])
     assert set(linked.symbols) == {"f", "g"}
     for offset, size in linked.symbols.values():
-        assert offset % 16 == 0 and 0 < size and offset + size <= len(linked.code)
+        assert offset % 16 == 0 and size > 0 and offset + size <= len(linked.code)
+
+
+def test_copies_and_fills_bring_their_helpers(tmp_path):
+    """LLVM makes calls of loops that copy or fill; a kernel with both runs."""
+    source = """
+        void *memcpy(void *, const void *, unsigned long);
+        void *memset(void *, int, unsigned long);
+        void f(char *to, const char *from, unsigned long n) { memcpy(to, from, n); memset(to + n, 7, n); }"""
+    linked = link([compiled(source, tmp_path, "-fPIC", "-fno-builtin")])
+    memory = mmap.mmap(-1, len(linked.code), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    memory.write(linked.code)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + linked.symbols["f"][0]
+    call = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong)(address)
+    for n in (0, 1, 5, 300):
+        to, source_bytes = ctypes.create_string_buffer(2 * n + 1), bytes(range(256)) * 2
+        call(ctypes.cast(to, ctypes.c_char_p), source_bytes, n)
+        assert to.raw == source_bytes[:n] + b"\7" * n + b"\0"
 
 
 @pytest.mark.parametrize(

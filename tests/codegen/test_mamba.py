@@ -5,16 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.codegen.random_models import tokens, worst
 
 from mossnet_tg import Model
+from tests.codegen.random_models import tokens, worst
 
 transformers = pytest.importorskip("transformers")
 
 SIZES = {
     "even": {"hidden_size": 64, "state_size": 16, "num_hidden_layers": 3, "vocab_size": 256},
-    "odd": {"hidden_size": 37, "state_size": 7, "num_hidden_layers": 2, "vocab_size": 101, "time_step_rank": 5, "conv_kernel": 3},
-    "untied": {"hidden_size": 48, "state_size": 16, "num_hidden_layers": 1, "vocab_size": 77, "tie_word_embeddings": False},
+    "odd": {
+        "hidden_size": 37,
+        "state_size": 7,
+        "num_hidden_layers": 2,
+        "vocab_size": 101,
+        "time_step_rank": 5,
+        "conv_kernel": 3,
+    },
+    "untied": {
+        "hidden_size": 48,
+        "state_size": 16,
+        "num_hidden_layers": 1,
+        "vocab_size": 77,
+        "tie_word_embeddings": False,
+    },
     "no_conv_bias": {"hidden_size": 32, "expand": 3, "num_hidden_layers": 2, "vocab_size": 64, "use_conv_bias": False},
 }
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.codegen.random_models import MODES, compile_only, reference
 
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.layout import Panels
 from mossnet_tg.codegen.moss_file import Access, Region
 from mossnet_tg.codegen.plan import Arena
+from tests.codegen.random_models import MODES, compile_only, reference
 
 
 def test_arena_gives_no_byte_twice_at_one_step():

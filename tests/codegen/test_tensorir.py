@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.codegen.native import Native, host_targets, schedule
 from tinygrad import Tensor, dtypes
 
 from mossnet_tg import ops
@@ -15,6 +14,7 @@ from mossnet_tg.codegen import capture as capturing
 from mossnet_tg.codegen import tensorir
 from mossnet_tg.codegen.capture import Spec, capture
 from mossnet_tg.codegen.layout import Matrix, Panels
+from tests.codegen.native import Native, host_targets, schedule
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 rng = np.random.default_rng(0)
@@ -121,7 +121,10 @@ INTEGERS = {
     "bits": (lambda a, b: (a & b) | (a ^ 5), lambda a, b: (a & b) | (a ^ 5)),
     "compare": (lambda a, b: (a < b).where(a, b), np.minimum),
     "negate": (lambda a, b: -a + b.maximum(3), lambda a, b: -a + np.maximum(b, 3)),
-    "bool": (lambda a, b: ((a < b) & (a != 4) | (b == 9)).cast(dtypes.int), lambda a, b: ((a < b) & (a != 4) | (b == 9)).astype(np.int32)),
+    "bool": (
+        lambda a, b: ((a < b) & (a != 4) | (b == 9)).cast(dtypes.int),
+        lambda a, b: ((a < b) & (a != 4) | (b == 9)).astype(np.int32),
+    ),
 }
 
 
@@ -180,7 +183,9 @@ def test_gather_reads_rows():
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_gather_from_panels(dtype):
     table, ids = floats(45, 21).astype(dtype), np.array([44, 7, 0], np.int32)
-    outputs, _ = run(lambda w, s, i: w["t"][i["ids"]].cast(dtypes.float).contiguous(), {"ids": ids}, weights={"t": table})
+    outputs, _ = run(
+        lambda w, s, i: w["t"][i["ids"]].cast(dtypes.float).contiguous(), {"ids": ids}, weights={"t": table}
+    )
     same(outputs, table[ids].astype(np.float32))
 
 

@@ -10,10 +10,10 @@ import subprocess
 
 import pytest
 
-from mossnet_tg.codegen.moss_file import _Reader
+from mossnet_tg.codegen.moss_file import _Reader, read
 from mossnet_tg.engine import CompiledModel
 from mossnet_tg.errors import ArtifactError
-from tests.runtime.toy import HERE, RUNTIME, build, toy, write_toy
+from tests.runtime.toy import HERE, RUNTIME, build, sealed, toy, write_toy
 
 SOURCES = [HERE / "fuzz_file.c", *(RUNTIME / f"{name}.c" for name in ("file", "session", "state", "inspect", "error"))]
 SANITIZE = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -193,9 +193,27 @@ def test_what_a_refusal_says(tmp_path, section, record, at, width, value, match)
     size = {3: 64, 4: 32, 5: 32, 6: 16, 7: 48, 8: 4, 9: 48}[section]
     offset = sections(data)[section][0] + size * record + at
     data[offset : offset + width] = value.to_bytes(width, "little")
-    path.write_bytes(data)
+    path.write_bytes(sealed(data))
     with pytest.raises(ArtifactError, match=match):
         CompiledModel(path, allow_native=True)
+
+
+def test_no_flipped_bit_of_the_code_is_run(tmp_path):
+    """Damaged code could do anything: the checksum finds it, and every other damage outside the weights."""
+    path = write_toy(tmp_path / "a.moss", toy())
+    whole = path.read_bytes()
+    rng = random.Random(5)
+    for kind, (start, size) in sections(whole).items():
+        if kind == 12:
+            continue
+        for at in range(start, start + size) if kind == 10 else rng.sample(range(start, start + size), min(size, 20)):
+            data = bytearray(whole)
+            data[at] ^= 1 << rng.randrange(8)
+            path.write_bytes(data)
+            with pytest.raises(ArtifactError):
+                CompiledModel(path, allow_native=True)
+            with pytest.raises(ArtifactError):
+                read(path)
 
 
 HEADER = [
@@ -209,7 +227,8 @@ HEADER = [
     (64, b"\x63", "section 0 is of type 99, which this library does not know but must"),
     (64 + 32 * 10, b"\x01", "section STR is there twice"),
     (68, b"\x03", "section 0: reserved bits"),
-    (88, b"\x01", "section 0: reserved bits"),
+    (92, b"\x01", "section 0: reserved bits"),
+    (88, b"\x01", "section 0 .STR. is damaged"),
     (72, b"\x01", "section 0 at offset .* multiple of 64"),
     (72, b"\x00\x00", "section 0 overlaps"),
     (80, b"\xff" * 8, "section 0 lies beyond the end"),

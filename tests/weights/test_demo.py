@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import math
 import re
@@ -15,10 +16,11 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 from tokenizers import Tokenizer, pre_tokenizers  # noqa: E402
 
+from mossnet_tg.config import Config  # noqa: E402
 from mossnet_tg.errors import UsageError  # noqa: E402
 from mossnet_tg.weights.reference import corpus, scan_native, train  # noqa: E402
 from mossnet_tg.weights.reference.checkpoint import is_sensitive  # noqa: E402
-from mossnet_tg.weights.reference.model import MossNet  # noqa: E402
+from mossnet_tg.weights.reference.model import MossNet, Routing  # noqa: E402
 
 DEMO = Path(train.__file__).parents[1] / "demo"
 SLICE = ("test/test_heapq.py", "test/test_textwrap.py", "test/test_bisect.py")
@@ -88,7 +90,7 @@ def test_every_byte_has_a_token_of_its_own(tokenizer: Tokenizer) -> None:
     assert len(set(ids)) == 256 and None not in ids
     lengths = corpus.byte_lengths(tokenizer)
     assert tokenizer.token_to_id(corpus.END_OF_TEXT) == 0 and lengths[0] == 0
-    assert all(lengths[i] == 1 for i in ids)
+    assert all(i is not None and lengths[i] == 1 for i in ids)
     text = "def größe(self):  # 漢字\n"
     assert sum(lengths[i] for i in tokenizer.encode(text).ids) == len(text.encode())
 
@@ -134,19 +136,20 @@ def is_statement(line: str) -> bool:
 
 
 def test_greedy_text_is_python(model: MossNet, tokenizer: Tokenizer) -> None:
-    """Most lines that the model writes are Python statements. The model before training writes none: the second half."""
+    """Most of the different lines that the model writes are Python statements; of an untrained model, next to none."""
     torch.manual_seed(0)
     for net, least, most in ((model, 0.7, 1.0), (MossNet(model.config), 0.0, 0.2)):
-        lines = []
+        lines: set[str] = set()
         for prompt in train.PROMPTS:
             text = greedy(net, tokenizer, prompt, 100)
             print(text)
-            # The prompt's own line and the one that the end cuts are not the model's; a docstring's are not statements.
-            lines += re.sub(r'"""(.|\n)*?("""|$)', "0", text).split("\n")[prompt.count("\n") + 1 : -1] or [text]
-        written = [line for line in lines if line.strip() and not line.strip().startswith("#")]
-        share = sum(map(is_statement, written)) / max(1, len(written))
+            code = re.sub(r'"""(.|\n)*?("""|$)', "0", text)  # the text of a docstring is not a statement
+            # Neither the prompt's own line is the model's, nor the last one whole, if there is more than one.
+            lines.update(code.split("\n")[prompt.count("\n") + 1 : -1] or [code])
+        written = {line.strip() for line in lines if line.strip() and not line.strip().startswith("#")}
+        share = sum(map(is_statement, written)) / len(written)
         print(f"{share:.2f} of {len(written)} lines are statements")
-        assert least <= share <= most and len(set(written)) >= 2
+        assert least <= share <= most
 
 
 def test_a_function_begins_as_a_whole_program(model: MossNet, tokenizer: Tokenizer) -> None:
@@ -191,7 +194,7 @@ def tiny_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "mlp": {"d_ff": 8, "n_experts": 4, "top_k": 2},
     }
     monkeypatch.setattr(corpus, "texts", lambda held_out: iter(files[:1] if held_out else files[1:]))
-    monkeypatch.setattr(train, "CONFIG", train.Config.from_dict(small))
+    monkeypatch.setattr(train, "CONFIG", Config.from_dict(small))
     monkeypatch.setattr(train, "SAMPLE_TOKENS", 4)
     scan = "torch" if scan_native.compiler() is None else "native"
     sizes = ["--steps", "6", "--batch", "2", "--seq", "16", "--warmup", "2", "--eval-tokens", "64", "--report", "1"]
@@ -236,7 +239,7 @@ def test_there_is_nothing_to_export_before_training(tiny_run: list[str], tmp_pat
 
 
 def test_schedule_and_balance() -> None:
-    args = train.argparse.Namespace(lr=1.0, warmup=10, steps=110, minutes=None)
+    args = argparse.Namespace(lr=1.0, warmup=10, steps=110, minutes=None)
     rates = [train.learning_rate(step, step / 110, args) for step in range(111)]
     assert rates[0] == pytest.approx(0.1) and 0.98 < max(rates) == rates[9] < 1
     assert rates[55] == pytest.approx(0.505) and rates[110] == pytest.approx(0.01)
@@ -245,10 +248,10 @@ def test_schedule_and_balance() -> None:
     args.minutes = 2
     assert train.share_done(half, args) == 0.25
     assert train.share_done(train.Progress(seconds=121.0), args) == 1
-    even = train.Routing(torch.full((1, 8, 4), 0.25), torch.arange(4).repeat(4).view(1, 8, 2))
+    even = Routing(torch.full((1, 8, 4), 0.25), torch.arange(4).repeat(4).view(1, 8, 2))
     p = torch.zeros(1, 8, 4)
     p[..., 0] = 1
-    worst = train.Routing(p, torch.zeros(1, 8, 1, dtype=torch.int64))
+    worst = Routing(p, torch.zeros(1, 8, 1, dtype=torch.int64))
     assert float(train.load_balance([even])) == pytest.approx(1)
     assert float(train.load_balance([worst])) == pytest.approx(4)
     assert float(train.load_balance([even, worst])) == pytest.approx(2.5)
@@ -264,4 +267,4 @@ def test_evaluation_counts_bytes(tokenizer: Tokenizer) -> None:
     lengths = corpus.byte_lengths(tokenizer)
     found = train.evaluate(net, ids, lengths, 32, 16, None)
     assert found.n_tokens == 32 and found.nats_per_token == pytest.approx(math.log(2048))
-    assert found.bits_per_byte == pytest.approx(11 / (10 * len("import os\n" * 40) / len(ids) / 10), rel=0.2)
+    assert found.bits_per_byte == pytest.approx(11 * len(ids) / len("import os\n" * 40), rel=0.2)

@@ -1,0 +1,252 @@
+"""`mossnet-tg bench`: how fast a model reads a prompt and decodes, and how near that is to the memory's speed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import mossnet_tg
+from mossnet_tg.cli import options
+from mossnet_tg.cli.console import Console
+from mossnet_tg.cli.facts import count, human, n_parameters, read_per_token, tensors_of
+from mossnet_tg.errors import MossnetError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from mossnet_tg import Model
+    from mossnet_tg.codegen.moss_file import MossFile
+    from mossnet_tg.engine import Session
+
+_COLUMNS = ("model", "size", "params", "target", "threads", "test", "t/s", "of read bandwidth")
+_ALIGN = ("---", "--:", "--:", "---", "--:", "--:", "--:", "--:")
+
+# One pass over so many bytes: more than any cache holds, a blink of an eye on any machine.
+_BANDWIDTH_BYTES = 256 << 20
+
+
+@dataclass
+class Test:
+    """One row: `n_prompt` tokens read at once or `n_gen` decoded, one of them 0, and what was measured."""
+
+    n_prompt: int
+    n_gen: int
+    n_threads: int
+    samples_ns: list[int] = field(default_factory=list)
+    bandwidth_per_s: list[float] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"pp{self.n_prompt}" if self.n_prompt else f"tg{self.n_gen}"
+
+    @property
+    def samples_per_s(self) -> list[float]:
+        """Tokens per second of each repetition."""
+        return [(self.n_prompt + self.n_gen) * 1e9 / ns for ns in self.samples_ns]
+
+    def bandwidth_share(self, read_per_token: int) -> float | None:
+        """The bandwidth that decoding used over the one measured beside it; None where none was."""
+        if not self.bandwidth_per_s:
+            return None
+        return statistics.median(self.samples_per_s) * read_per_token / statistics.median(self.bandwidth_per_s)
+
+
+@click.command()
+@options.model_argument
+@click.option(
+    "-p", "--prompt", "n_prompt", type=options.Numbers(0), default="512", show_default=True, help="Prompt lengths."
+)
+@click.option(
+    "-n", "--gen", "n_gen", type=options.Numbers(0), default="128", show_default=True, help="Numbers of decoded tokens."
+)
+@click.option(
+    "-t", "--threads", type=options.Numbers(1), help="Numbers of CPU threads.  [default: all this process may use]"
+)
+@click.option(
+    "-r", "--reps", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Repetitions of each."
+)
+@options.target
+@options.plan
+@options.allow_native
+@options.as_json
+@options.verbosity
+@click.pass_obj
+def command(
+    console: Console,
+    model: str | None,
+    n_prompt: tuple[int, ...],
+    n_gen: tuple[int, ...],
+    threads: tuple[int, ...] | None,
+    reps: int,
+    target: str | None,
+    chunk: int | None,
+    context: int | None,
+    allow_native: bool,
+    as_json: bool,
+) -> None:
+    """Measure tokens per second.
+
+    As in llama-bench, ppN reads a prompt of N tokens and tgN decodes N tokens. The tokens are random; each repetition
+    runs every test once, from an empty state. "t/s" is the median of the repetitions ± their standard deviation. "Of
+    read bandwidth" is what tgN reads (see: mossnet-tg inspect --help) per second over the speed at which as many
+    threads read memory, measured between the repetitions; a model that fits into the caches can exceed 100 %.
+    A length of 0 leaves the test out. -vv shows where the time of a token goes.
+
+    \b
+    Examples:
+      mossnet-tg bench
+      mossnet-tg bench ./my-model -p 128,512 -n 64 -t 1,2,4
+      mossnet-tg bench model.moss --allow-native -p 0 -n 128 -r 20 --json >> runs.jsonl
+    """
+    from mossnet_tg.cli.compile_model import compiled_target
+    from mossnet_tg.cli.loading import load_model
+    from mossnet_tg.codegen import moss_file
+
+    compiled_target(target)
+    loaded = load_model(console, model, target, chunk, context, 0, allow_native).model
+    assert loaded.path is not None
+    moss = moss_file.read(loaded.path)
+    tests: list[Test] = []
+    for n_threads in threads or (loaded.engine.library.cpu_count,):
+        here = [Test(n, 0, n_threads) for n in n_prompt if n] + [Test(0, n, n_threads) for n in n_gen if n]
+        _measure(console, loaded, moss, here, n_threads, reps)
+        tests += here
+    console.clear()
+    facts = _facts(loaded, moss)
+    for line in _json_lines(facts, tests) if as_json else _markdown(facts, tests):
+        console.out(line + "\n")
+
+
+def _measure(console: Console, model: Model, moss: MossFile, tests: Sequence[Test], n_threads: int, reps: int) -> None:
+    import numpy as np
+
+    session = model.engine.session(n_threads)
+    rng = np.random.default_rng(0)
+    ids = {id(test): rng.integers(0, model.config.vocab_size, test.n_prompt + test.n_gen) for test in tests}
+    for rep in range(-1, reps):  # the one before the first warms up: threads, caches, clocks
+        for test in tests:
+            done = f"repetition {rep + 1} of {reps}" if rep >= 0 else "warming up"
+            console.step(f"{test.name}, {n_threads} threads: {done}")
+            ns = _run(session, test, ids[id(test)])
+            if rep >= 0:
+                test.samples_ns.append(ns)
+                if test.n_gen:
+                    test.bandwidth_per_s += _bandwidth(console, model, n_threads)
+    if console.verbosity >= 2:
+        _profile(console, moss, session)
+    session.close()
+
+
+def _run(session: Session, test: Test, ids: npt.NDArray[np.int64]) -> int:
+    """Nanoseconds of one repetition."""
+    session.reset()
+    tokens = ids.tolist()
+    started = time.perf_counter_ns()
+    if test.n_prompt:
+        session.prefill(ids, copy=False)
+    else:
+        for token in tokens:
+            session.decode(token, copy=False)
+    return time.perf_counter_ns() - started
+
+
+def _bandwidth(console: Console, model: Model, n_threads: int) -> list[float]:
+    try:
+        return [model.engine.library.read_bandwidth(_BANDWIDTH_BYTES, n_threads, 3)]
+    except MossnetError as e:
+        console.warning(f"the memory's speed was not measured: {e}")
+        return []
+
+
+def _profile(console: Console, moss: MossFile, session: Session) -> None:
+    """Where the time of a decoded token goes, the longest first, the layers together."""
+    from mossnet_tg.codegen.moss_file import EntryKind
+
+    seconds = session.profile(EntryKind.DECODE)
+    decode = next(e for e in moss.entries if e.kind == EntryKind.DECODE)
+    labels = [step.label for step in moss.steps[decode.first_step : decode.first_step + decode.n_steps]]
+    sums: dict[str, float] = {}
+    for label, s in zip(labels, seconds.tolist(), strict=True):
+        name = label.split(".", 2)[-1] if label.startswith("layers.") else label
+        sums[name] = sums.get(name, 0.0) + s
+    for name, s in sorted(sums.items(), key=lambda item: -item[1]):
+        console.note(f"{s * 1e6:10.1f} us  {100 * s / sum(sums.values()):5.1f} %  {name}")
+
+
+def _facts(model: Model, moss: MossFile) -> dict[str, Any]:
+    """What all rows say of the model, the build and the machine."""
+    from mossnet_tg.cli.machine import commit, cpu_name
+
+    return {
+        "version": mossnet_tg.__version__,
+        "build_commit": commit(),
+        "libmossnet": model.engine.library.version,
+        "cpu_info": cpu_name(),
+        "target": moss.meta.get("target", ""),
+        "model": moss.meta.get("source", ""),
+        "model_type": moss.meta.get("weights", ""),
+        "model_hash": moss.model_hash.hex(),
+        "model_size": moss.weights_bytes,
+        "model_n_params": n_parameters(tensors_of(moss, model.config)),
+        "n_chunk": moss.chunk,
+        "read_per_token": read_per_token(moss, model.config),
+    }
+
+
+def _json_lines(facts: dict[str, Any], tests: Sequence[Test]) -> Iterator[str]:
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    for test in tests:
+        row = {
+            **facts,
+            "test": test.name,
+            "n_threads": test.n_threads,
+            "n_prompt": test.n_prompt,
+            "n_gen": test.n_gen,
+            "test_time": now,
+            "samples_ns": test.samples_ns,
+            "samples_ts": test.samples_per_s,
+            "median_ts": statistics.median(test.samples_per_s),
+            "stddev_ts": _spread(test.samples_per_s),
+            "read_bandwidth_per_s": test.bandwidth_per_s,
+            "read_bandwidth_share": test.bandwidth_share(facts["read_per_token"]),
+        }
+        yield json.dumps(row)
+
+
+def _markdown(facts: dict[str, Any], tests: Sequence[Test]) -> Iterator[str]:
+    rows = [_COLUMNS, _ALIGN]
+    for test in tests:
+        share = test.bandwidth_share(facts["read_per_token"])
+        rows.append(
+            (
+                f"{facts['model']} {facts['model_type'].replace(' ', '+')}",
+                human(facts["model_size"]),
+                count(facts["model_n_params"]),
+                facts["target"],
+                str(test.n_threads),
+                test.name,
+                f"{statistics.median(test.samples_per_s):.1f} ± {_spread(test.samples_per_s):.1f}",
+                "" if share is None else f"{100 * share:.0f} %",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    for row in rows:
+        cells = []
+        for cell, width, align in zip(row, widths, _ALIGN, strict=True):
+            if row is _ALIGN:
+                cells.append("-" * (width - 1) + align[-1])
+            else:
+                cells.append(cell.rjust(width) if align[-1] == ":" else cell.ljust(width))
+        yield f"| {' | '.join(cells)} |"
+
+
+def _spread(samples: Sequence[float]) -> float:
+    return statistics.stdev(samples) if len(samples) > 1 else 0.0

@@ -1,0 +1,183 @@
+"""`mossnet-tg generate`: a prompt goes in, its continuation comes out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mossnet_tg.cli import options
+from mossnet_tg.cli.console import Console, is_terminal_out
+from mossnet_tg.errors import MossnetError, UsageError
+
+if TYPE_CHECKING:
+    from mossnet_tg.cli.loading import Loaded
+    from mossnet_tg.generate import Stats
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option("-f", "--file", metavar="PATH", help="Read the prompt from a file ('-': stdin).")
+@options.model_option
+@options.target
+@click.option(
+    "-n",
+    "--max-tokens",
+    type=int,
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Stop after N tokens; -1: only at the end of the text.",
+)
+@options.sampling
+@click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; may be given several times.")
+@click.option(
+    "-t",
+    "--threads",
+    type=int,
+    default=0,
+    metavar="N",
+    help="CPU threads.  [default: all this process may use]",
+)
+@options.plan
+@options.allow_native
+@click.option("--echo", is_flag=True, help="Print the prompt before its continuation.")
+@click.option("--stats", "show_stats", is_flag=True, help="Say on stderr how long it took.")
+@options.verbosity
+@click.pass_obj
+def command(
+    console: Console,
+    prompt: str | None,
+    file: str | None,
+    model: str | None,
+    target: str | None,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repetition_penalty: float,
+    repetition_window: int,
+    seed: int,
+    stop: tuple[str, ...],
+    threads: int,
+    chunk: int | None,
+    context: int | None,
+    allow_native: bool,
+    echo: bool,
+    show_stats: bool,
+) -> None:
+    """Continue a text.
+
+    PROMPT is the text; it can also come from -f or, when there is none or it is '-', from stdin. The line
+    ending at the very end of a file or of stdin is dropped. The continuation alone goes to stdout, as it is made.
+
+    \b
+    Examples:
+      mossnet-tg generate "def fibonacci(n):"
+      mossnet-tg generate -m ./my-model --temp 0.8 --top-p 0.95 --seed 7 "Once upon"
+      git diff | mossnet-tg generate -m ./my-model -n 40 --stop $'\\n'
+      mossnet-tg generate -m model.moss --allow-native --stats -f prompt.txt
+
+    A checkpoint is compiled at first use and kept in the user's cache folder (MOSSNET_CACHE_DIR changes it).
+    --target tinygrad:DEVICE runs it uncompiled: slow, for debugging (tinygrad:PYTHON needs nothing installed).
+    """
+    # Before the model is loaded, which may mean to compile it: a wrong option should not take seconds to be found.
+    if max_tokens < -1:
+        raise UsageError(f"--max-tokens is {max_tokens}, expected 0 or more, or -1 for no limit")
+    if threads < 0:
+        raise UsageError(f"--threads is {threads}, expected 0 (all) or more")
+    if "" in stop:
+        raise UsageError("--stop is empty, expected at least one character")
+    text = _read_prompt(prompt, file)
+    from mossnet_tg.sampling import SamplingParams
+
+    sampling = SamplingParams(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        repetition_window=repetition_window,
+        seed=seed,
+    )
+    from mossnet_tg.cli.loading import load_model
+    from mossnet_tg.generate import PREFILL_SLICE, Stats
+
+    loaded = load_model(console, model, target, chunk, context, threads, allow_native)
+    stats = Stats()
+
+    def progress(done: int, total: int) -> None:
+        if total > PREFILL_SLICE:  # a prompt of one slice is over before it can be read
+            console.step(f"prompt {done}/{total} tokens")
+
+    pieces = loaded.model.generate(
+        text,
+        max_tokens=None if max_tokens == -1 else max_tokens,
+        sampling=sampling,
+        stop=stop,
+        stats=stats,
+        progress=progress,
+    )
+    last = text if echo else ""
+    console.out(last)
+
+    def finish() -> None:
+        console.clear()
+        if is_terminal_out() and not last.endswith("\n"):
+            console.out("\n")
+        if show_stats:
+            _show(console, loaded, stats)
+
+    try:
+        for piece in pieces:
+            console.clear()
+            console.out(piece)
+            last = piece
+    except KeyboardInterrupt:  # how fast it was until here is still of interest
+        finish()
+        raise
+    finish()
+
+
+def _read_prompt(prompt: str | None, file: str | None) -> str:
+    if prompt is not None and file is not None:
+        raise UsageError("a prompt and -f were given, expected one of them")
+    if prompt is not None and prompt != "-":
+        return prompt
+    if file is not None and file != "-":
+        try:
+            content = Path(file).read_bytes()
+        except (OSError, ValueError) as e:
+            reason = e.strerror if isinstance(e, OSError) else e
+            raise UsageError(f"{file}: the prompt cannot be read: {reason}") from None
+        return _decode(content, file)
+    if prompt is None and file is None and (sys.stdin is None or sys.stdin.isatty()):
+        raise UsageError("no prompt", 'try: mossnet-tg generate "def fibonacci(n):"')
+    try:
+        return _decode(sys.stdin.buffer.read(), "stdin")
+    except OSError as e:
+        raise MossnetError(f"stdin cannot be read: {e.strerror}") from None
+
+
+def _decode(content: bytes, where: str) -> str:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        found = f"byte {e.start} is 0x{content[e.start]:02x}"
+        raise UsageError(f"{where}: {found}, expected UTF-8 text", "iconv -t UTF-8 converts other encodings") from None
+    # Editors and echo end the last line, which says nothing about the text that should follow.
+    return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
+
+
+def _show(console: Console, loaded: Loaded, stats: Stats) -> None:
+    console.note(f"load         {loaded.seconds:10.3f} s  ({loaded.how})")
+    console.note(f"prompt       {stats.prefill_s:10.3f} s  {stats.n_prompt} tokens, {stats.prefill_per_s:.1f} tok/s")
+    if stats.n_generated:
+        console.note(f"first token  {stats.first_token_s:10.3f} s")
+    console.note(
+        f"decode       {stats.decode_s:10.3f} s  {stats.n_decoded} tokens, {stats.decode_per_s:.1f} tok/s"
+        f"  (ended by {stats.stop_reason or 'an interruption'})"
+    )

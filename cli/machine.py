@@ -1,0 +1,42 @@
+"""This machine and this build, by name, for what is reported about them."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+import mossnet_tg
+
+
+def cpu_name() -> str:
+    """What the processor calls itself, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for key in ("model name", "Hardware", "Model"):  # x86-64, older arm64, single-board computers
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name.strip() == key and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The short commit of the source tree that this runs from, with "+" for changes since; None elsewhere."""
+    folder = Path(mossnet_tg.__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return None
+    found = _git(folder, "rev-parse", "--short", "HEAD")
+    if not found:
+        return None
+    return found + "+" * bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
