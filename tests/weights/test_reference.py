@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from torch.nn import functional  # noqa: E402
 from mossnet_tg.config import Config  # noqa: E402
 from mossnet_tg.errors import MossnetError  # noqa: E402
 from mossnet_tg.weights.reference import scan_native  # noqa: E402
-from mossnet_tg.weights.reference.checkpoint import CheckpointError  # noqa: E402
 from mossnet_tg.weights.reference.experts import combine, dispatch, grouped_linear, products_in, route  # noqa: E402
 from mossnet_tg.weights.reference.model import MossNet, TimeMix, first_argmax, rms_norm  # noqa: E402
 from mossnet_tg.weights.reference.scan import Slots, routed_scan  # noqa: E402
@@ -330,6 +328,7 @@ def test_tensor_names_and_shapes_are_those_of_the_specification() -> None:
 @pytest.mark.parametrize("shared_a", [False, True])
 def test_save_and_load_round_trip(tmp_path: Path, shared_a: bool) -> None:
     model = make(config(ssm=SSM["selected"], mlp=MLP["moe"], swa=SWA["ring"], tie_embeddings=False), shared_a=shared_a)
+    model = model.float().double()  # what a checkpoint can hold
     model.save(tmp_path)
     model.save(tmp_path)  # over itself
     again = MossNet.load(tmp_path, torch.float64)
@@ -358,34 +357,15 @@ def test_16_bit_checkpoints_keep_what_is_sensitive(tmp_path: Path) -> None:
         assert float((raised(ids)[0] - model.float()(ids)[0]).abs().max()) < 0.1
 
 
-def test_broken_checkpoints_are_refused_with_the_tensor_named(tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_refused_with_the_tensor_named(tmp_path: Path) -> None:
+    """By the reader that test_checkpoint.py tries with every kind of damage."""
     from safetensors.torch import load_file, save_file
 
-    model = make(config(ssm=SSM["selected"]))
-    file = tmp_path / "model.safetensors"
-    with pytest.raises(MossnetError, match=r"config\.json"):
-        MossNet.load(tmp_path)
-    changes: list[tuple[str, Any]] = [
-        ("'layers.1.ssm.D' is missing", lambda t: t.pop("layers.1.ssm.D")),
-        ("'lm_head.weight' is not part", lambda t: t.update({"lm_head.weight": torch.zeros(23, 10)})),
-        (
-            r"'embed.weight' is \[22, 10\], expected \[23, 10\]",
-            lambda t: t.update({"embed.weight": torch.ones(22, 10)}),
-        ),
-        ("'norm_f.weight' is torch.int64", lambda t: t.update({"norm_f.weight": torch.zeros(10, dtype=torch.int64)})),
-    ]
-    for message, change in changes:
-        model.save(tmp_path)
-        weights = {name: t.clone() for name, t in load_file(file).items()}
-        change(weights)
-        save_file(weights, file)
-        with pytest.raises(CheckpointError, match=message):
-            MossNet.load(tmp_path)
-    file.write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="not readable"):
-        MossNet.load(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(MossnetError, match="llama"):
+    make(config(ssm=SSM["selected"])).save(tmp_path)
+    weights = {name: t.clone() for name, t in load_file(tmp_path / "model.safetensors").items()}
+    del weights["layers.1.ssm.D"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(MossnetError, match=r"'layers.1.ssm.D' is missing"):
         MossNet.load(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""A reference checkpoint (SPEC.md): a folder with config.json and model.safetensors."""
+"""Writing a reference checkpoint (SPEC.md): a folder with config.json and model.safetensors."""
 
 from __future__ import annotations
 
@@ -10,21 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from mossnet_tg.config import Config
-from mossnet_tg.errors import MossnetError
 
 # A 16-bit A_log or step bias is an error of the decay that grows with the context; a router's may pick another expert.
 # The rest of these are too small to be worth rounding.
 _SENSITIVE = re.compile(r"norm|\.A_log$|\.D$|\.bias$|\.conv\.|\.router\.")
-
-
-class CheckpointError(MossnetError):
-    """A folder is not the checkpoint that its config.json promises."""
 
 
 def is_sensitive(name: str) -> bool:
@@ -32,36 +25,11 @@ def is_sensitive(name: str) -> bool:
     return _SENSITIVE.search(name) is not None
 
 
-def read(folder: Path) -> tuple[Config, dict[str, Tensor]]:
-    """The configuration and the tensors, types as stored."""
-    try:
-        config = Config.from_json((folder / "config.json").read_text(encoding="utf-8"), str(folder / "config.json"))
-        return config, load_file(folder / "model.safetensors")
-    except OSError as e:
-        raise CheckpointError(f"{e.filename or folder}: {e.strerror or e}") from None
-    except (SafetensorError, UnicodeDecodeError) as e:
-        raise CheckpointError(f"{folder}: not readable: {e}") from None
-
-
-def check_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor]) -> None:
-    """Refuse missing and unknown tensors, other shapes and types that are not floating point."""
-    where = folder / "model.safetensors"
-    if missing := sorted(expected.keys() - found.keys()):
-        raise CheckpointError(f"{where}: tensor '{missing[0]}' is missing ({len(missing)} in all)")
-    if unknown := sorted(found.keys() - expected.keys()):
-        raise CheckpointError(f"{where}: tensor '{unknown[0]}' is not part of the model that config.json describes")
-    for name, t in found.items():
-        if tuple(t.shape) != expected[name]:
-            raise CheckpointError(f"{where}: tensor '{name}' is {list(t.shape)}, expected {list(expected[name])}")
-        if not t.is_floating_point():
-            raise CheckpointError(f"{where}: tensor '{name}' is {t.dtype}, expected a floating-point type")
-
-
 def write(folder: Path, config: Config, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
     """Write both files; see MossNet.save for `dtype`."""
     small = dtype in (torch.float16, torch.bfloat16)
     stored = {
-        name: t.detach().to(torch.float32 if small and is_sensitive(name) else dtype or t.dtype).contiguous()
+        name: t.detach().to(torch.float32 if small and is_sensitive(name) else dtype or torch.float32).contiguous()
         for name, t in tensors.items()
     }
     folder.mkdir(parents=True, exist_ok=True)

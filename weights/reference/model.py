@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mossnet_tg.config import Config
+from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.reference import checkpoint
 from mossnet_tg.weights.reference.attention import SlidingWindowAttention
 from mossnet_tg.weights.reference.experts import combine, dispatch, group, grouped_linear, linear, route
@@ -361,17 +362,17 @@ class MossNet(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> MossNet:
-        """Read config.json and model.safetensors of `folder`, weights raised (or lowered) to `dtype`."""
-        config, tensors = checkpoint.read(Path(folder))
-        a_log = next((t for name, t in tensors.items() if name.endswith("ssm.A_log")), None)
+        """Read a checkpoint of any format that `weights.names` knows, weights raised (or lowered) to `dtype`."""
+        found = Checkpoint.open(folder)
+        a_log = next((t for name, t in found.tensors.items() if name.endswith("ssm.A_log")), None)
         with torch.device("meta"):
-            model = cls(config, shared_a=a_log is not None and a_log.shape[:1] == (1,))
-        checkpoint.check_tensors(Path(folder), {n: tuple(t.shape) for n, t in model.state_dict().items()}, tensors)
-        model.load_state_dict({name: t.to(dtype) for name, t in tensors.items()}, assign=True)
+            model = cls(found.config, shared_a=a_log is not None and a_log.shape[0] == 1)
+        tensors = {name: torch.from_numpy(t.f32().copy()).to(dtype) for name, t in found.tensors.items()}
+        model.load_state_dict(tensors, assign=True)
         return model
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write config.json and model.safetensors, each replaced as a whole. `dtype` null keeps the weights' type.
+        """Write config.json and model.safetensors, each replaced as a whole. `dtype` null writes float32.
 
         A 16-bit `dtype` is for matrices only: what is small or sensitive stays float32 (checkpoint.is_sensitive).
         """

@@ -4,6 +4,9 @@
 
 An interrupted run goes on from the last checkpoint in --work. A run with the same options on the same Python and
 torch sees the same batches; how many, with --minutes, is up to the machine.
+
+With glibc, MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=16000000000 in the environment keeps freed memory, and its pages
+need not be made anew in every step: about a sixth of the time where it was measured.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import argparse
 import contextlib
 import math
 import platform
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mossnet_tg.config import Config
-from mossnet_tg.errors import UsageError
+from mossnet_tg.errors import MossnetError, UsageError
 from mossnet_tg.weights.reference import corpus
 from mossnet_tg.weights.reference.checkpoint import is_sensitive, write_atomically
 from mossnet_tg.weights.reference.experts import products_in
@@ -269,7 +273,11 @@ def export(model: MossNet, out: Path, tokenizer_file: Path) -> MossNet:
 
 def main(argv: list[str] | None = None) -> None:
     """Prepare, train, evaluate, write."""
-    parser = argparse.ArgumentParser(prog="python -m mossnet_tg.weights.reference.train", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m mossnet_tg.weights.reference.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--work", type=Path, required=True, help="folder for tokens and checkpoints; a run there is continued")
     add("--out", type=Path, required=True, help="folder for the demo (config, weights, tokenizer, README)")
@@ -321,4 +329,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MossnetError as e:
+        sys.exit(f"error: {e}" + (f"\nhint: {e.hint}" if e.hint else ""))

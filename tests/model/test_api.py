@@ -1,0 +1,128 @@
+"""`from mossnet_tg import Model`: what the documentation of the package promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.codegen.random_models import compile_only, reference, tokens, worst
+
+from mossnet_tg import ArtifactError, DeviceError, Model, MossnetError, UsageError
+from mossnet_tg.sampling import SamplingParams
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("MOSSNET_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return Model.load(n_threads=2)
+
+
+def test_generate_is_an_iterator_of_text(demo):
+    pieces = list(demo.generate("def f(x):", max_tokens=20))
+    assert len(pieces) > 3 and all(isinstance(p, str) and p for p in pieces)
+    assert "".join(demo.generate("def f(x):", max_tokens=20)) == "".join(pieces)
+
+
+def test_sampling_repeats_with_its_seed(demo):
+    def text(seed: int) -> str:
+        sampling = SamplingParams(temperature=0.9, top_p=0.95, seed=seed)
+        return "".join(demo.generate("import ", max_tokens=30, sampling=sampling))
+
+    assert text(1) == text(1) != text(2)
+
+
+def test_stop_strings_end_the_text(demo):
+    whole = "".join(demo.generate("def f(x):", max_tokens=60))
+    stop = whole[20:23]
+    assert "".join(demo.generate("def f(x):", max_tokens=60, stop=[stop])) == whole[: whole.index(stop)]
+
+
+def test_logits_have_a_row_a_token(demo):
+    logits = demo.logits([5, 6, 7])
+    assert logits.shape == (3, demo.config.vocab_size) and logits.dtype == np.float32
+
+
+def test_sessions_save_restore_and_fork(demo):
+    session = demo.session()
+    session.prefill(list(range(50)))
+    saved, fork = session.save(), session.fork()
+    expected = session.decode(7)
+    assert np.array_equal(fork.decode(7), expected)
+    fresh = demo.session()
+    fresh.restore(saved)
+    assert fresh.position == 50 and np.array_equal(fresh.decode(7), expected)
+    session.reset()
+    assert session.position == 0 and worst(session.prefill([5, 6]), demo.logits([5, 6])[-1]) < 1e-5
+
+
+def test_a_state_of_another_model_is_refused(demo, tmp_path):
+    other = Model.load(compile_only(reference("mamba"), tmp_path), allow_native=True)
+    with pytest.raises(ArtifactError):
+        other.session().restore(demo.session().save())
+
+
+def test_a_model_file_needs_consent(tmp_path):
+    path = compile_only(reference("mamba"), tmp_path)
+    with pytest.raises(UsageError, match="native"):
+        Model.load(path)
+    assert Model.load(path, allow_native=True).config.vocab_size == 97
+
+
+def test_no_tokenizer_is_said_when_text_is_wanted(tmp_path):
+    reference("mamba").save(tmp_path, dtype=torch.float32)
+    model = Model.load(tmp_path)
+    with pytest.raises(UsageError, match="tokenizer"):
+        model.generate("x")
+    assert model.logits([1]).shape == (1, 97)
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(UsageError, match="not found"):
+        Model.load(tmp_path / "nothing")
+    with pytest.raises(UsageError, match="unknown target 'gpu'"):
+        Model.load(target="gpu")
+    with pytest.raises(UsageError, match="no .* processor that LLVM knows"):
+        Model.load(target="cpu:mcpu=znver99")
+    with pytest.raises(UsageError, match="chunk"):
+        Model.load(chunk=1)
+    with pytest.raises(DeviceError, match="no device NOSUCH"):
+        Model.load(target="tinygrad:NOSUCH")
+
+
+def test_a_second_load_compiles_nothing(tmp_path, monkeypatch):
+    reference("mamba").save(tmp_path, dtype=torch.float32)
+    Model.load(tmp_path)
+    steps: list[str] = []
+    Model.load(tmp_path, progress=steps.append)
+    assert not steps
+    Model.load(tmp_path, chunk=32, progress=steps.append)  # another option, another model file
+    assert steps
+
+
+def test_an_edited_checkpoint_is_compiled_anew(tmp_path):
+    reference("mamba", seed=0).save(tmp_path, dtype=torch.float32)
+    first = Model.load(tmp_path).logits([1, 2])
+    reference("mamba", seed=1).save(tmp_path, dtype=torch.float32)
+    assert not np.allclose(Model.load(tmp_path).logits([1, 2]), first)
+
+
+def test_plain_tinygrad_says_the_same(tmp_path):
+    """The uncompiled graph on a device of tinygrad's, PYTHON, which every machine has."""
+    model = reference("attention")
+    model.save(tmp_path, dtype=torch.float32)
+    ids = tokens(7)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(ids[None]).long())[0][0].numpy()
+    session = Model.load(tmp_path, "tinygrad:PYTHON").session()
+    assert worst(session.score(ids[:6]), expected[:6]) < 2e-4
+    assert worst(session.decode(int(ids[6])), expected[6]) < 2e-4
+
+
+def test_every_error_is_a_mossnet_error():
+    assert all(issubclass(e, MossnetError) for e in (ArtifactError, DeviceError, UsageError))
