@@ -13,6 +13,7 @@ extras=
 wanted="python3:python3 venv:python3-venv cc:build-essential"
 if [ "${1-}" = --test ]; then
   extras='[dev]'
+  wanted="$wanted aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static arm64-libc:libc6-dev-arm64-cross"
   shift
 fi
 python=${PYTHON:-python3}
@@ -21,6 +22,7 @@ has() {
   case $1 in
     venv) "$python" -c 'import ensurepip, venv' 2>/dev/null ;;
     cc) command -v "${CC:-cc}" >/dev/null && echo '#include <stdio.h>' | "${CC:-cc}" -E -o /dev/null - 2>/dev/null ;;
+    arm64-libc) [ -e /usr/aarch64-linux-gnu/lib/libc.a ] ;;
     *) command -v "$1" >/dev/null ;;
   esac
 }
