@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.codegen.random_models import compiled, reference, tokens, worst
+from mossnet_tg.errors import UsageError
+from tests.codegen.random_models import MODES, compiled, reference, tokens, worst
 
 N = 10_000
 
@@ -21,7 +22,8 @@ def resident_kib() -> int:
     return int(found[1])
 
 
-@pytest.mark.parametrize("mode", ["selected", "selected_zoh", "all", "param_mix", "attention"])
+# All but attention without a window, whose memory has an end (below).
+@pytest.mark.parametrize("mode", [m for m in MODES if m != "attention_to_all"])
 def test_ten_thousand_tokens(mode, tmp_path):
     model = reference(mode)
     ids = tokens(N)
@@ -43,3 +45,13 @@ def test_ten_thousand_tokens(mode, tmp_path):
         assert worst(found[-1000:], expected[-1000:]) < 2e-4
         assert worst(found, expected) < 2e-4
         assert session.position == N
+
+
+def test_attention_to_all_ends_with_its_context(tmp_path):
+    """A ring without a window holds what it was compiled for, and says so; nothing is forgotten silently."""
+    with compiled(reference("attention_to_all"), tmp_path) as engine, engine.session(1) as session:
+        limit = engine.info.max_context
+        session.prefill(tokens(limit))
+        with pytest.raises(UsageError, match=str(limit)):
+            session.decode(1)
+        assert session.position == limit

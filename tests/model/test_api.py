@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.codegen.random_models import compile_only, reference, tokens, worst
 
 from mossnet_tg import ArtifactError, DeviceError, Model, MossnetError, UsageError
 from mossnet_tg.sampling import SamplingParams
+from tests.codegen.random_models import compile_only, reference, tokens, worst
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -87,7 +87,7 @@ def test_what_is_not_there_is_said(tmp_path):
         Model.load(tmp_path / "nothing")
     with pytest.raises(UsageError, match="unknown target 'gpu'"):
         Model.load(target="gpu")
-    with pytest.raises(UsageError, match="no .* processor that LLVM knows"):
+    with pytest.raises(UsageError, match=r"no .* processor that LLVM knows"):
         Model.load(target="cpu:mcpu=znver99")
     with pytest.raises(UsageError, match="chunk"):
         Model.load(chunk=1)
