@@ -1,4 +1,4 @@
-"""config.json, read strictly: what is not in SPEC.md is refused, with the place, what was found and what was expected."""
+"""config.json, read strictly: what SPEC.md does not define is refused, with the place, what was found and expected."""
 
 from __future__ import annotations
 
