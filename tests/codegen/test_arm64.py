@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mossnet_tg.codegen.link import link
 from tests.codegen.random_models import N_SCORED, compile_only, reference, tokens, worst
 
 _CC, _QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
@@ -51,6 +52,29 @@ def test_logits_on_arm64(score, mode, dtype, tmp_path):
     assert run.returncode == 0, run.stderr
     found = np.array([line.split() for line in run.stdout.splitlines()], np.float64)
     assert worst(found, expected) < 2e-4
+
+
+def test_constants_of_every_width_are_found(tmp_path):
+    """The linker's relocations: kernels behind one another, each at another place in its page."""
+    here, flags = Path(__file__).parent, ["-O2", "-fPIC", "-fno-stack-protector", "-fvisibility=hidden"]
+    objects = []
+    names = [f"constants{i}" for i in range(8)]
+    for name in names:
+        path = tmp_path / f"{name}.o"
+        subprocess.run([_CC, "-c", *flags, f"-Dconstants={name}", "-o", path, here / "constants.c"], check=True)
+        objects.append(path.read_bytes())
+    call = tmp_path / "call"
+    subprocess.run([_CC, "-static", "-O2", "-o", call, here / "call.c"], check=True)
+    linked = link(objects)
+    code = tmp_path / "code"
+    code.write_bytes(linked.code)
+    v = np.array([1.5, 2.25, 3.125, 4.0625], np.float32) * np.array([0.1, 0.2, 0.7, 0.9], np.float32) * np.float32(6)
+    expected = [0.6, 1.8, *v, 2, 70305]
+    for name in names:
+        arguments = [code, str(linked.symbols[name][0]), "6"]
+        run = subprocess.run([_QEMU, call, *arguments], capture_output=True, text=True, timeout=60)
+        assert run.returncode == 0, run.stderr
+        assert np.allclose(np.array(run.stdout.split(), np.float64), expected, rtol=1e-6)
 
 
 def test_a_model_for_another_machine_is_refused(tmp_path):
