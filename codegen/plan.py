@@ -292,8 +292,8 @@ class _Builder:
         }
         types = tuple(matrices.items())
         if not isinstance(call.kernel, UOp):
-            op, dtype = call.kernel, next(iter(matrices.values())).dtype if matrices else "float32"
-            function = self._unique((op, types), type(op).__name__, lambda name: generate_op(name, op, dtype, self.s))
+            op, dtypes = call.kernel, [m.dtype for m in matrices.values()]
+            function = self._unique((op, types), type(op).__name__, lambda name: generate_op(name, op, dtypes, self.s))
             return function, list(range(len(call.buffers)))
         key = call.kernel.key
         if key not in self.kernels:

@@ -15,6 +15,8 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from mossnet_tg.errors import MossnetError
+
 Expr = Any
 Buffer = Any
 
@@ -55,7 +57,8 @@ def cpu_kernel(name: str, params: Sequence[Param]) -> Iterator[CpuKernel]:
     """Open `void name(T *p0, …, int32 lo, int32 hi)`."""
     for p in params:
         if p.n >= 1 << 31:
-            raise ValueError(f"{name}: {p.name} has {p.n} elements, a kernel's buffer may have 2^31 - 1")
+            hint = "this version's kernels count with 31 bits"
+            raise MossnetError(f"{name}: {p.name} has {p.n} elements, expected at most {(1 << 31) - 1}", hint)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mossnet_tg import ops
@@ -10,17 +10,17 @@ from mossnet_tg.codegen.kernels import attention, conv, matmul, norm, router, sc
 from mossnet_tg.codegen.kernels.build import Generated
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 
-# op: generator(name, op, type of its matrices, schedule)
-_GENERATORS: dict[type[Any], Callable[[str, Any, str, CpuSchedule], Generated]] = {
-    ops.RmsNorm: lambda name, op, dtype, s: norm.rms_norm(name, op, s),
-    ops.CausalConv: lambda name, op, dtype, s: conv.causal_conv(name, op, s),
-    ops.RouterTopk: lambda name, op, dtype, s: router.router_topk(name, op),
+# op: generator(name, op, types of its matrices, schedule)
+_GENERATORS: dict[type[Any], Callable[[str, Any, Sequence[str], CpuSchedule], Generated]] = {
+    ops.RmsNorm: lambda name, op, dtypes, s: norm.rms_norm(name, op, s),
+    ops.CausalConv: lambda name, op, dtypes, s: conv.causal_conv(name, op, s),
+    ops.RouterTopk: lambda name, op, dtypes, s: router.router_topk(name, op),
     ops.ExpertMatmul: matmul.expert_matmul,
-    ops.RoutedScan: lambda name, op, dtype, s: scan.routed_scan(name, op, s),
-    ops.SwaAttention: lambda name, op, dtype, s: attention.swa_attention(name, op, s),
+    ops.RoutedScan: lambda name, op, dtypes, s: scan.routed_scan(name, op, s),
+    ops.SwaAttention: lambda name, op, dtypes, s: attention.swa_attention(name, op, s),
 }
 
 
-def generate_op(name: str, op: ops.Op, weight_dtype: str, s: CpuSchedule) -> Generated:
-    """The kernel `name` for `op`, whose matrices (if any) are of `weight_dtype`."""
-    return _GENERATORS[type(op)](name, op, weight_dtype, s)
+def generate_op(name: str, op: ops.Op, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
+    """The kernel `name` for `op`, whose matrices, in order, are of `dtypes`."""
+    return _GENERATORS[type(op)](name, op, dtypes, s)

@@ -146,20 +146,20 @@ def blocks(n: Expr, size: int) -> Expr:
     return (n + (size - 1)) // size
 
 
-def expert_params(op: ExpertMatmul, weight_dtype: str, s: CpuSchedule) -> list[Param]:
-    """The buffers of an ExpertMatmul, in the op's order."""
+def expert_params(op: ExpertMatmul, dtypes: Sequence[str], s: CpuSchedule) -> list[Param]:
+    """The buffers of an ExpertMatmul, in the op's order; `dtypes` are those of its one or two weights."""
     slots = op.n_tokens * op.top_k
     weight = op.n_experts * n_panels(s, op.n_out) * op.n_in * s.matmul.width
     combine = op.epilogue == "combine"
     params = [
         Param("out", op.n_tokens * op.n_out if combine else slots * op.n_out, written=True, read=combine),
         Param("x", (slots if op.per_slot else op.n_tokens) * op.x_stride),
-        Param("weight", weight, weight_dtype),
+        Param("weight", weight, dtypes[0]),
     ]
     if op.epilogue == "softplus":
         params.append(Param("bias", op.n_experts * op.n_out))
     elif op.epilogue == "swiglu":
-        params.append(Param("weight3", weight, weight_dtype))
+        params.append(Param("weight3", weight, dtypes[1]))
     elif combine:
         params.append(Param("residual", op.n_tokens * op.n_out))
     if combine and op.routed:
@@ -169,14 +169,14 @@ def expert_params(op: ExpertMatmul, weight_dtype: str, s: CpuSchedule) -> list[P
     return [*params, Param("params", 2, "int32")]
 
 
-def expert_matmul(name: str, op: ExpertMatmul, weight_dtype: str, s: CpuSchedule) -> Generated:
+def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
     panels = n_panels(s, op.n_out)
-    params = expert_params(op, weight_dtype, s)
+    params = expert_params(op, dtypes, s)
     # With one token each slot's panel is a tile of its own, unless the slots are added up.
     spread = op.n_tokens == 1 and op.epilogue != "combine"
     with cpu_kernel(name, params) as k, T.serial(k.lo, k.hi) as tile:
         buffers = {p.name: b for p, b in zip(params, k.buffers, strict=True)}
-        body = _ExpertBody(op, s, buffers, weight_dtype, tile % panels if spread else tile)
+        body = _ExpertBody(op, s, buffers, dtypes, tile % panels if spread else tile)
         if spread:
             body.one_token(tile // panels)
         elif op.n_tokens == 1:
@@ -192,8 +192,10 @@ def expert_matmul(name: str, op: ExpertMatmul, weight_dtype: str, s: CpuSchedule
 class _ExpertBody:
     """The four loop structures of an ExpertMatmul around the same register tile, for one panel of outputs."""
 
-    def __init__(self, op: ExpertMatmul, s: CpuSchedule, buffers: dict[str, Buffer], dtype: str, panel: Expr) -> None:
-        self.op, self.s, self.buffers, self.dtype, self.panel = op, s, buffers, dtype, panel
+    def __init__(
+        self, op: ExpertMatmul, s: CpuSchedule, buffers: dict[str, Buffer], dtypes: Sequence[str], panel: Expr
+    ) -> None:
+        self.op, self.s, self.buffers, self.dtypes, self.panel = op, s, buffers, dtypes, panel
 
     def one_token(self, slot: Expr) -> None:
         """Decode: the panel of one slot."""
@@ -257,7 +259,7 @@ class _ExpertBody:
     def _panels(self, expert: Expr) -> list[Panel]:
         base = (expert * n_panels(self.s, self.op.n_out) + self.panel) * (self.op.n_in * self.s.matmul.width)
         names = ("weight", "weight3") if self.op.epilogue == "swiglu" else ("weight",)
-        return [Panel(self.buffers[name], base, self.dtype) for name in names]
+        return [Panel(self.buffers[name], base, dtype) for name, dtype in zip(names, self.dtypes, strict=True)]
 
     def _store(self, tile: Tile, r: Expr, slot: Expr, expert: Expr) -> None:
         """The epilogue of row r, which belongs to `slot`."""

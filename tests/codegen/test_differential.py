@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from mossnet_tg.codegen.compile import compile_checkpoint
+from mossnet_tg.codegen.options import CompileOptions
+from mossnet_tg.engine import CompiledModel, Library
+from mossnet_tg.targets.table import parse_target
+from mossnet_tg.weights.checkpoint import Checkpoint
 from tests.codegen.random_models import CHUNK, MODES, N_SCORED, compiled, reference, tokens, worst
 
 N = N_SCORED
@@ -68,6 +74,26 @@ def test_narrow_weights(mode, dtype, tmp_path):
         assert worst(session.score(tokens(N)), expected) < F32
 
 
+def test_every_tensor_may_have_its_own_type(tmp_path):
+    """Alternating float32, float16 and bfloat16 matrices, also within one kernel (w1 and w3)."""
+    model = reference("selected")
+    types = (torch.float32, torch.float16, torch.bfloat16)
+    stored = {}
+    with torch.no_grad():
+        for i, (name, p) in enumerate(model.named_parameters()):
+            stored[name] = p.to(types[i % 3] if p.dim() > 1 and "A_log" not in name else torch.float32)
+            p.copy_(stored[name].double())
+        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
+    assert stored["layers.0.mlp.w1.weight"].dtype != stored["layers.0.mlp.w3.weight"].dtype
+    model.save(tmp_path)
+    save_file({name: t.contiguous() for name, t in stored.items()}, tmp_path / "model.safetensors")
+    path = tmp_path / "model.moss"
+    options = CompileOptions(chunk=CHUNK)
+    compile_checkpoint(Checkpoint.open(tmp_path), parse_target("cpu"), path, options, lambda _: None)
+    with CompiledModel(path, allow_native=True) as engine, engine.session(2) as session:
+        assert worst(session.score(tokens(N)), expected) < F32
+
+
 @pytest.mark.parametrize("chunk", [2, 13, 128])
 def test_any_chunk(chunk, tmp_path):
     model = reference("selected")
@@ -79,9 +105,6 @@ def test_any_chunk(chunk, tmp_path):
 
 @pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3"])
 def test_lower_levels(level, tmp_path):
-    from mossnet_tg.engine import Library
-    from mossnet_tg.targets.table import parse_target
-
     missing = set(parse_target(f"cpu:mcpu={level}").features) - set(Library.default().cpu_features)
     if missing:
         pytest.skip(f"this CPU lacks {', '.join(sorted(missing))}")

@@ -50,7 +50,7 @@ def check(op: ops.Op, arrays: Arrays, n_valid: int, weights: tuple[int, ...] = (
     expected = by_body(op, arrays)
     for target in host_targets():
         s = schedule(target)
-        native = Native(generate_op("kernel", op, s.storage[dtype], s), "kernel", target)
+        native = Native(generate_op("kernel", op, [s.storage[dtype]] * len(weights), s), "kernel", target)
         given = [Panels(s.matmul.width).pack(a) if i in weights else a.copy() for i, a in enumerate(arrays)]
         native.run(*given)
         for found, wanted in zip(given, expected, strict=False):
