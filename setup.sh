@@ -43,13 +43,16 @@ if [ -n "$missing" ]; then
   DEBIAN_FRONTEND=noninteractive $root apt-get install -y -q --no-install-recommends $missing >&2
 fi
 
-[ -x .venv/bin/python ] || "$python" -m venv .venv
-# What was installed from: the sources that the package is built of, and the extras.
-stamp=$({ echo "$extras"; cat pyproject.toml CMakeLists.txt targets/runtime/*.[ch]; } | cksum)
-if [ "$(cat .venv/installed 2>/dev/null || true)" != "$stamp" ]; then
-  .venv/bin/python -m pip install -q --disable-pip-version-check -e ".$extras" >&2
-  echo "$stamp" >.venv/installed
-fi
+[ -x .venv/bin/pip ] || "$python" -m venv .venv
+# What was installed from: the sources that the package is built of. With the tests' extras it serves both uses.
+stamp=$(cat pyproject.toml CMakeLists.txt targets/runtime/*.[ch] | cksum)
+case $(cat .venv/installed 2>/dev/null || true) in
+  "$stamp [dev]" | "$stamp $extras") ;;
+  *)
+    .venv/bin/python -m pip install -q --disable-pip-version-check -e ".$extras" >&2
+    echo "$stamp $extras" >.venv/installed
+    ;;
+esac
 PATH=$PWD/.venv/bin:$PATH
 export PATH
 exec "$@"

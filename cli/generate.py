@@ -106,7 +106,7 @@ def command(
     from mossnet_tg.cli.loading import load_model
     from mossnet_tg.generate import PREFILL_SLICE, Stats
 
-    loaded = load_model(console, model, target, chunk, context, threads, allow_native)
+    loaded = load_model(console, model, target, chunk, context, threads, allow_native, needs_text=True)
     stats = Stats()
 
     def progress(done: int, total: int) -> None:

@@ -25,13 +25,13 @@ _NOT_SHOWN = ("config", "nan_tensors")
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", required=False)
 @click.option("--steps", "all_steps", is_flag=True, help="Of a model.moss, show every step of every layer.")
 @options.as_json
 @options.verbosity
 @click.pass_obj
-def command(console: Console, path: str, all_steps: bool, as_json: bool) -> None:
-    """Show what a checkpoint or a model.moss holds.
+def command(console: Console, path: str | None, all_steps: bool, as_json: bool) -> None:
+    """Show what a checkpoint or a model.moss holds; without PATH, the bundled demo.
 
     Nothing of it is run, so it needs no consent.
 
@@ -45,8 +45,9 @@ def command(console: Console, path: str, all_steps: bool, as_json: bool) -> None
       mossnet-tg inspect build/model.moss --steps
       mossnet-tg inspect build/model.moss --json | jq .read_per_token
     """
-    from mossnet_tg.weights.checkpoint import is_checkpoint
+    from mossnet_tg.weights.checkpoint import DEMO, is_checkpoint
 
+    path = str(DEMO) if path is None else path
     if is_checkpoint(path) or not Path(path).exists():  # Checkpoint.open has the words for what is not there
         found = _checkpoint(path)
         lines = _checkpoint_lines(found)

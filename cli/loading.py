@@ -29,9 +29,10 @@ def load_model(
     context: int | None,
     n_threads: int,
     allow_native: bool,
+    needs_text: bool = False,
 ) -> Loaded:
     """Load what the options name (None: not given), with progress and warnings. Raises MossnetError."""
-    from mossnet_tg.weights.checkpoint import is_checkpoint
+    from mossnet_tg.weights.checkpoint import DEMO, Checkpoint, is_checkpoint
 
     compiled = path is not None and Path(path).is_file() and not is_checkpoint(path)
     plan = {key: value for key, value in (("chunk", chunk), ("context", context)) if value is not None}
@@ -39,6 +40,11 @@ def load_model(
         raise UsageError(
             f"{path}: {' and '.join(given)} cannot be changed in a compiled model",
             "leave it out, or compile the checkpoint again",
+        )
+    if needs_text and not compiled and Checkpoint.open(DEMO if path is None else path).tokenizer_json is None:
+        # Before minutes of compiling, not after.
+        raise UsageError(
+            f"{path}: no tokenizer.json, which text takes", "copy the model's tokenizer.json beside config.json"
         )
     started, n_steps = time.perf_counter(), 0
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
@@ -16,14 +18,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mossnet_tg
+from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.options import CompileOptions
-from mossnet_tg.errors import MossnetError
+from mossnet_tg.errors import ArtifactError, MossnetError, UsageError
 from mossnet_tg.targets.table import Target
 from mossnet_tg.weights.checkpoint import Checkpoint
 
 _PACKAGE = Path(mossnet_tg.__file__).parent
 # The compiler: what these files say is what a model file holds.
-_SOURCES = ("ops.py", "model.py", "config.py", "codegen/**/*.py", "weights/names.py")
+_SOURCES = ("ops.py", "model.py", "config.py", "codegen/**/*.py", "targets/table.py", "weights/*.py")
+# The names of our own files: the folder may be one that the user keeps other things in.
+_OURS = re.compile(r".*-[a-z]+-[0-9a-f]{24}\.moss")
+_OURS_UNFINISHED = re.compile(r"\..*-[a-z]+-[0-9a-f]{24}\.moss\..*\.tmp")
+_DAY_S = 86400
 
 
 def cache_folder() -> Path:
@@ -37,7 +44,7 @@ def cache_folder() -> Path:
 
 def compiled_path(checkpoint: Checkpoint, target: Target, options: CompileOptions) -> Path:
     """The file that holds `checkpoint` compiled for `target`, whether it is there or not."""
-    parts = [checkpoint.fingerprint(), target.name, repr(sorted(asdict(options).items())), _compiler()]
+    parts = [checkpoint.fingerprint(), repr(target), repr(sorted(asdict(options).items())), _compiler()]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
     return cache_folder() / f"{checkpoint.name[:64]}-{target.kind}-{key}.moss"
 
@@ -57,8 +64,8 @@ def cached(checkpoint: Checkpoint, target: Target, options: CompileOptions, prog
     """The compiled model of `checkpoint`, from the cache or made now. Raises MossnetError, also for a folder that
     cannot be written.
     """
-    path = compiled_path(checkpoint, target, options)
-    if path.is_file():
+    path, limit_bytes = compiled_path(checkpoint, target, options), _limit_bytes()
+    if path.is_file() and _is_whole(path):
         with contextlib.suppress(OSError):  # a cache that is only read serves as well
             os.utime(path)
         return path
@@ -73,16 +80,36 @@ def cached(checkpoint: Checkpoint, target: Target, options: CompileOptions, prog
     from mossnet_tg.codegen.compile import compile_checkpoint  # brings TVM, which takes seconds
 
     compile_checkpoint(checkpoint, target, path, options, progress)
-    _prune(path)
+    _prune(path, limit_bytes)
     return path
 
 
-def _prune(newest: Path) -> None:
-    """Remove the models that were not used for longest until the folder holds less than MOSSNET_CACHE_GIB (16)."""
-    left = float(os.environ.get("MOSSNET_CACHE_GIB", "16")) * 2**30
+def _is_whole(path: Path) -> bool:
+    """Whether a cached file is as it was written: a damaged one is made anew."""
+    try:
+        moss_file.read(path)
+    except ArtifactError:
+        return False
+    return True
+
+
+def _limit_bytes() -> float:
+    """What the cache may hold: MOSSNET_CACHE_GIB, or 16 GiB."""
+    text = os.environ.get("MOSSNET_CACHE_GIB", "16")
+    try:
+        return float(text) * 2**30
+    except ValueError:
+        raise UsageError(f"MOSSNET_CACHE_GIB is '{text}', expected a number") from None
+
+
+def _prune(newest: Path, limit_bytes: float) -> None:
+    """Remove the models that were not used for longest until the rest fits, and what killed compilations left."""
     with contextlib.suppress(OSError):  # another process may have been here first
-        models = sorted(newest.parent.glob("*.moss"), key=lambda p: p.stat().st_mtime, reverse=True)
-        for path in models:
-            left -= path.stat().st_size
-            if left < 0 and path != newest:
+        files = [(p.stat().st_mtime, p.stat().st_size, p) for p in newest.parent.iterdir() if p.is_file()]
+        for used_s, size, path in sorted(files, reverse=True):
+            if _OURS_UNFINISHED.fullmatch(path.name) and used_s < time.time() - _DAY_S:
                 path.unlink()
+            elif _OURS.fullmatch(path.name):
+                limit_bytes -= size
+                if limit_bytes < 0 and path != newest:
+                    path.unlink()

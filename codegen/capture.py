@@ -7,7 +7,6 @@ captured once; the plan repeats a layer's calls with that layer's weights and st
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from tinygrad import Tensor, dtypes
 from tinygrad.helpers import Context
 from tinygrad.uop.ops import Ops, UOp
 
-from mossnet_tg import ops
+from mossnet_tg import model, ops
 
 _DTYPES = {
     "float32": dtypes.float,
@@ -36,10 +35,10 @@ SETTINGS: dict[str, Any] = {
     "FLOAT16": 0,
     "IMAGE": 0,
     "TRACEMETA": 0,
+    "DEFAULT_FLOAT": "float32",
+    "DEFAULT_INT": "int32",
+    "DISALLOW_BROADCAST": 0,
 }
-
-# tinygrad keeps global settings and caches; one capture at a time.
-_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def capture(
     graph: Graph, weights: Mapping[str, Spec], states: Mapping[str, Spec], inputs: Mapping[str, Spec]
 ) -> list[Call]:
     """The calls of `graph(weights, states, inputs) -> output` on placeholders; states are advanced in place."""
-    with _lock, Context(**SETTINGS):
+    with model.TINYGRAD_LOCK, Context(**SETTINGS):
         placed: dict[UOp, tuple[Kind, str]] = {}
 
         def place(kind: Kind, specs: Mapping[str, Spec]) -> dict[str, Tensor]:

@@ -72,4 +72,6 @@ def _access(read: bool, written: bool) -> moss_file.Access:
 def _laid_out(plan: Plan, checkpoint: Checkpoint, progress: Progress) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     for i, w in enumerate(plan.weights):
         progress(f"weights {i + 1}/{len(plan.weights)}")
-        yield w.offset, w.pack(value(checkpoint, w.prefix, w.parameter))
+        values = value(checkpoint, w.prefix, w.parameter)
+        assert values.shape == w.parameter.shape, w.name
+        yield w.offset, w.pack(values)

@@ -34,6 +34,9 @@ _DTYPE = {
     "float16_bits": moss_file.DType.F16,
     "bfloat16": moss_file.DType.BF16,
     "int32": moss_file.DType.I32,
+    "int8": moss_file.DType.I8,
+    "uint8": moss_file.DType.U8,
+    "bool": moss_file.DType.BOOL,
 }
 
 

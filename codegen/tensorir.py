@@ -19,9 +19,12 @@ from dataclasses import dataclass
 
 from tinygrad.codegen import pm_flatten_range, pm_load_collapse, pm_mops, pm_simplify_ranges, pm_split_ranges, sym
 from tinygrad.dtype import Invalid, dtypes
+from tinygrad.helpers import Context
 from tinygrad.uop.ops import Ops, UOp, graph_rewrite
 from tvm.script.ir_builder import tirx as T
 
+from mossnet_tg import model
+from mossnet_tg.codegen.capture import SETTINGS
 from mossnet_tg.codegen.kernels import maths, matmul
 from mossnet_tg.codegen.kernels.build import (
     Buffer,
@@ -87,7 +90,8 @@ class Kernel:
 
     @classmethod
     def read(cls, ast: UOp) -> Kernel:
-        ast = clean(ast)
+        with model.TINYGRAD_LOCK, Context(**SETTINGS):
+            ast = clean(ast)
         buffers = {u.arg.slot: (_extent(u), _dtype(u)) for u in ast.toposort() if u.op is Ops.PARAM}
         return cls(list(_stores(ast, ())), dict(sorted(buffers.items())))
 

@@ -89,6 +89,8 @@ class Model:
         from mossnet_tg.weights.checkpoint import DEMO, Checkpoint, is_checkpoint
 
         if path is not None and Path(path).is_file() and not is_checkpoint(path):
+            if (target, chunk, context) != ("cpu", 128, 4096):
+                raise UsageError(f"{os.fspath(path)}: target, chunk and context of a compiled model cannot be changed")
             return cls._load_compiled(path, allow_native, n_threads)
         checkpoint = Checkpoint.open(DEMO if path is None else path)
         if target.partition(":")[0] == "tinygrad":
@@ -97,8 +99,9 @@ class Model:
         from mossnet_tg.codegen.options import CompileOptions
         from mossnet_tg.targets.table import parse_target
 
-        compiled = cached(checkpoint, parse_target(target), CompileOptions(chunk, context), progress)
-        return cls._load_compiled(compiled, True, n_threads)
+        resolved, options = parse_target(target), CompileOptions(chunk, context)
+        resolved.require_host()
+        return cls._load_compiled(cached(checkpoint, resolved, options, progress), True, n_threads)
 
     @classmethod
     def _load_compiled(cls, path: str | os.PathLike[str], allow_native: bool, n_threads: int) -> Model:
@@ -107,7 +110,9 @@ class Model:
 
         engine = CompiledModel(path, allow_native=allow_native)
         config = Config.from_json(engine.meta("config") or "", f"{os.fspath(path)}: config")
-        eos = tuple(int(i) for i in (engine.meta("eos") or "").split(",") if i)
+        eos = tuple(int(i) for i in (engine.meta("eos") or "").split(",") if i.isdecimal())
+        if any(i >= config.vocab_size for i in eos):
+            raise ArtifactError(f"{os.fspath(path)}: eos is {eos}, expected ids below vocab_size = {config.vocab_size}")
         model = cls(engine, config, engine.tokenizer, eos, n_threads)
         model.path = Path(path)
         return model
@@ -166,7 +171,7 @@ class Model:
             self.session(),
             sampler,
             self.tokenizer,
-            prompt,
+            prompt if isinstance(prompt, str) else [int(i) for i in prompt],
             max_tokens=max_tokens,
             eos_ids=self.eos_ids,
             stop=stop,

@@ -191,7 +191,7 @@ def _check_values(c: Config) -> None:
         if not ok:
             raise ConfigError(message)
 
-    limit = 1 << 24  # far above any real size, far below what overflows a product of four of them in 128 bits
+    limit = 1 << 24  # far above any real size; what does not fit into a kernel or a file is refused there
     for prefix, part in (("", c), ("ssm.", c.ssm), ("mlp.", c.mlp), ("swa.", c.swa)):
         for f in dataclasses.fields(part) if part is not None else ():
             v = getattr(part, f.name)

@@ -101,8 +101,8 @@ def generate_ids(
 
     Raises UsageError, at the call, for an empty prompt without `eos_ids` and for a negative `max_tokens`.
     """
-    if max_tokens is not None and max_tokens < 0:
-        raise UsageError(f"max_tokens is {max_tokens}, expected 0 or more")
+    if max_tokens is not None and (type(max_tokens) is not int or max_tokens < 0):
+        raise UsageError(f"max_tokens is {max_tokens!r}, expected an integer from 0 on, or None")
     if not prompt and not eos_ids:
         raise UsageError(
             "the prompt is empty, and this model names no end-of-text token to begin with", "give a prompt"
@@ -171,6 +171,8 @@ def generate_text(
     longest, where several end there) it is not yielded; text that could still become one is held back. Otherwise as
     `generate_ids`, which raises the same errors; UsageError also for an empty stop string.
     """
+    if isinstance(stop, str):
+        raise UsageError(f"stop is the text {stop!r}, expected a list of texts")
     if "" in stop:
         raise UsageError("a stop string is empty, expected at least one character")
     stats = Stats() if stats is None else stats

@@ -11,6 +11,7 @@ vocab_size, S n_states, T n_tokens; u_t `u`, [c, z] `xz`, [d, B, C] `p`, Delta `
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from tinygrad import Tensor, dtypes
 
 from mossnet_tg import ops
 from mossnet_tg.config import Config
+
+# tinygrad's settings are global to the process: whoever changes one, and counts on it, holds this.
+TINYGRAD_LOCK = threading.RLock()
 
 Floats = npt.NDArray[np.float32]
 Weights = Mapping[str, Tensor]

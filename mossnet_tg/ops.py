@@ -292,43 +292,47 @@ def _causal_conv(op: CausalConv, out: UOp, *rest: UOp) -> UOp:
 
 
 def _router_topk(op: RouterTopk, gates: UOp, idx: UOp, groups: UOp, logits: UOp, params: UOp) -> UOp:
-    t = _loop(op.n_tokens, 0)
-    scores = [logits[t, e] for e in range(op.n_experts)]
-    top = scores[0]
-    for s in scores[1:]:
-        top = (top < s).where(s, top)
-    powers = [_exp(s - top) for s in scores]
-    # How many experts go before e: those with a larger score, and equal ones with a lower index.
-    ranks = []
-    for e, s in enumerate(scores):
-        before = [
-            (s < other).where(1, 0) if j > e else (other < s).where(0, 1) for j, other in enumerate(scores) if j != e
-        ]
-        ranks.append(sum(before, UOp.const(0, dtypes.int)))
-    slots = range(op.top_k)
-    chosen = [sum((ranks[e].ne(j).where(0, e) for e in range(op.n_experts)), UOp.const(0, dtypes.int)) for j in slots]
-    power = [
-        sum((ranks[e].ne(j).where(0.0, powers[e]) for e in range(op.n_experts)), UOp.const(0.0, dtypes.float))
-        for j in slots
-    ]
-    total = sum(power[1:], power[0]) if op.norm_topk else sum(powers[1:], powers[0])
-    routed = UOp.group(
-        *[gates[t, j].store(power[j] / total) for j in slots], *[idx[t, j].store(chosen[j]) for j in slots]
-    ).end(t)
+    E, k = op.n_experts, op.top_k
+    t, e, j, i, r = _loop(op.n_tokens, 0), _loop(E, 1), _loop(E, 2), _loop(E, 4), _loop(k, 5)
+    top, total, rank = _registers(1, 0), _registers(1, 1), _registers(1, 2, dtypes.int)
+    top = top.after(top.after(t)[0].store(-3e38))
+    inner = top.after(e)
+    top = top.after(inner[0].store((inner[0] < logits[t, e]).where(logits[t, e], inner[0])).end(e))
+
+    def power(expert: UOp) -> UOp:
+        return _exp(logits[t, expert] - top[0])
+
+    total = total.after(total.after(t)[0].store(0.0))
+    # How many experts go before i: those with a larger score, and equal ones with a lower index.
+    rank = rank.after(rank.after(t, i)[0].store(0))
+    mine, other, count = logits[t, i], logits[t, j], rank.after(j)
+    before = (mine < other) | ((other < mine).logical_not() & (mine < other).logical_not() & (j < i))
+    position = rank.after(count[0].store(count[0] + before.where(1, 0)).end(j))[0]
+    chosen = position < k
+    counted = chosen if op.norm_topk else UOp.const(True, dtypes.bool)
+    running = total.after(i)
+    add = running[0].store(running[0] + counted.where(power(i), 0.0))
+    # Experts beyond k write back what stands in the last slot.
+    slot = chosen.where(position, k - 1)
+    at_gate, at_idx = gates.after(t, i)[t, slot], idx.after(t, i)[t, slot]
+    stores = [at_gate.store(chosen.where(power(i), at_gate)), at_idx.store(chosen.where(i.cast(dtypes.int), at_idx))]
+    done = UOp.group(add, *stores).end(i)
+    unscaled = gates.after(done)[t, r]
+    routed = unscaled.store(unscaled / total.after(done)[0]).end(r).end(t)
+    n_slots = op.n_tokens * k
 
     # Counting sort by expert; slots of tokens that are not valid count as expert E and end up last.
-    n_slots, k = op.n_tokens * op.top_k, op.top_k
     flat = idx.after(routed)
 
     def key(s: UOp) -> UOp:
         return (s // k < params[0]).where(flat[s // k, s % k], op.n_experts)
 
-    e, s = _loop(op.n_experts + 1, 1), _loop(n_slots, 2)
-    count = _registers(1, 0, dtypes.int)
+    e, s = _loop(op.n_experts + 1, 6), _loop(n_slots, 7)
+    count = _registers(1, 3, dtypes.int)
     count = count.after(count.after(e)[0].store(0)).after(s)
     begins = groups[e].store(count.after(count[0].store(count[0] + (key(s) < e).where(1, 0)).end(s))[0]).end(e)
-    a, b = _loop(n_slots, 3), _loop(n_slots, 4)
-    place = _registers(1, 1, dtypes.int)
+    a, b = _loop(n_slots, 8), _loop(n_slots, 9)
+    place = _registers(1, 4, dtypes.int)
     place = place.after(place.after(a)[0].store(0)).after(b)
     earlier = (key(b) < key(a)) | (key(b).ne(key(a)).logical_not() & (b < a))
     position = place.after(place[0].store(place[0] + earlier.where(1, 0)).end(b))[0]
@@ -376,8 +380,12 @@ def _routed_scan(op: RoutedScan, y: UOp, h: UOp, x: UOp, xz: UOp, dt: UOp, p: UO
     def advance(old: UOp, a2: UOp, step: UOp, b: UOp) -> UOp:
         """One step of the recurrence for one state; `a2` is A log2(e)."""
         decay = (step * a2).exp2()
-        drive = step * b if op.discretization == "mamba" else (decay - 1.0) * LOG2E / a2 * b
-        return decay * old + drive * x[t, c]
+        factor = step
+        if op.discretization == "zoh":  # (a - 1) / A, by its series where a is so close to 1 that digits would be lost
+            z = step * a2 * (1 / LOG2E)
+            series = step * (((z * (1 / 24) + 1 / 6) * z + 0.5) * z + 1.0)
+            factor = (z > -0.03).where(series, (decay - 1.0) * LOG2E / a2)
+        return decay * old + factor * b * x[t, c]
 
     if op.mode == "param_mix":
         n = _loop(op.d_state, 2)

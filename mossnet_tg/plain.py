@@ -15,7 +15,7 @@ from tinygrad.helpers import Context
 
 from mossnet_tg import model
 from mossnet_tg.config import Config
-from mossnet_tg.errors import DeviceError
+from mossnet_tg.errors import DeviceError, UsageError
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,7 +26,7 @@ class PlainModel:
     def __init__(self, config: Config, values: dict[str, Floats], device: str, context: int) -> None:
         self.config, self.device, self.context = config, device, context
         try:
-            with Context(DEV=device):
+            with model.TINYGRAD_LOCK, Context(DEV=device):
                 self.weights = {name: Tensor(np.ascontiguousarray(value)).realize() for name, value in values.items()}
         except Exception as e:  # tinygrad says what a device lacks in many ways
             raise DeviceError(
@@ -45,11 +45,20 @@ class PlainSession:
         self.model = plain
         self.reset()
 
+    def __enter__(self) -> PlainSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing to free: tensors go with their last reference."""
+
     def reset(self) -> None:
         """Back to position 0."""
         c = self.model.config
         self.position = 0
-        with Context(DEV=self.model.device):
+        with model.TINYGRAD_LOCK, Context(DEV=self.model.device):
             self._states = [
                 {
                     name: Tensor(np.zeros(shape, np.float32)).realize()
@@ -61,7 +70,13 @@ class PlainSession:
     def score(self, ids: Sequence[int]) -> Floats:
         """The logits after each id, float32 [n, vocab]."""
         c, n = self.model.config, len(ids)
-        with Context(DEV=self.model.device):
+        if not n:
+            raise UsageError("no token ids, expected at least one")
+        if wrong := [i for i in ids if not 0 <= i < c.vocab_size]:
+            raise UsageError(f"token id {wrong[0]} is not in the vocabulary, expected 0 to {c.vocab_size - 1}")
+        if c.swa.layers and c.swa.window is None and self.position + n > self.model.context:
+            raise UsageError(f"{self.position + n} tokens, but attention without a window holds {self.model.context}")
+        with model.TINYGRAD_LOCK, Context(DEV=self.model.device):
             params = Tensor(np.array([n, self.position], np.int32)).realize()
             h = model.embed(self.model.weights, Tensor(np.array(ids, np.int32)).realize()).realize()
             for i, states in enumerate(self._states):

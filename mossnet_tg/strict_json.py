@@ -24,7 +24,7 @@ def loads(content: bytes, where: str, error: type[MossnetError]) -> Any:
         return out
 
     def integer(text: str) -> int:
-        if len(text) > 19 or text == "-0":
+        if len(text) > 20 or text == "-0" or not -(1 << 63) <= int(text) < 1 << 63:
             raise error(f"{where}: number {text[:30]} is not a 64-bit integer")
         return int(text)
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mossnet_tg.errors import UsageError
+from mossnet_tg.errors import ArtifactError, UsageError
 
 ARCHS = ("x86_64", "aarch64")
+_ELSEWHERE = "`mossnet-tg compile` makes a file for the other machine"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,17 @@ class Target:
     lanes: int  # float32 values in a vector register
     registers: int  # vector registers
     f16_loads: bool  # float16 widens in hardware
+
+    def require_host(self) -> None:
+        """Raise ArtifactError unless this machine runs code for the target: before it is compiled, not after."""
+        from mossnet_tg.engine import Library
+
+        host = Library.default()
+        if self.arch != host.cpu_arch:
+            raise ArtifactError(f"target {self.name} is for {self.arch}, this machine is {host.cpu_arch}", _ELSEWHERE)
+        if missing := sorted(set(self.features) - set(host.cpu_features)):
+            text = f"target {self.name} needs {', '.join(missing)}, which this machine does not have"
+            raise ArtifactError(text, _ELSEWHERE)
 
     @property
     def tvm(self) -> dict[str, Any]:
@@ -65,6 +77,9 @@ def _resolve_cpu(options: Mapping[str, str]) -> Target:
         raise UsageError(f"target cpu: arch is '{arch}', expected {' or '.join(ARCHS)}")
     mcpu = options.get("mcpu") or (_host_level(host.cpu_features) if arch == host.cpu_arch else _BASELINE[arch])
     features = _features(arch, mcpu)
+    if arch == "x86_64" and "sse4.2" not in features:
+        hint = "x86-64-v2 fits every machine since about 2009, x86-64-v3 those since about 2013"
+        raise UsageError(f"target cpu: '{mcpu}' has no SSE4.2, expected at least x86-64-v2", hint)
     lanes, registers = (
         (4, 32)
         if arch == "aarch64"
@@ -141,6 +156,8 @@ def _features(arch: str, mcpu: str) -> tuple[str, ...]:
         raise UsageError(f"target cpu: '{mcpu}' is no {arch} processor that LLVM knows", hint)
     target = tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": mcpu})
     has = {str(name) for name in tvm.get_global_func("target.llvm_get_cpu_features")(target)}
+    if arch == "x86_64" and "64bit" not in has:
+        raise UsageError(f"target cpu: '{mcpu}' is a 32-bit processor, expected a 64-bit one")
     return tuple(sorted(name for name in _CHECKED[arch] if name in has))
 
 

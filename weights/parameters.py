@@ -12,19 +12,16 @@ from mossnet_tg.model import Parameter, layer_parameters, outer_parameters
 from mossnet_tg.weights.checkpoint import Checkpoint
 
 
-def n_a(checkpoint: Checkpoint) -> int:
-    """The leading axis of A_log: 1 when all experts share it."""
-    return next((t.shape[0] for name, t in checkpoint.tensors.items() if name.endswith("ssm.A_log")), 1)
-
-
 def parameters(checkpoint: Checkpoint) -> Iterator[tuple[str, str, Parameter]]:
     """(prefix, name, parameter) of everything the model reads, the outer ones first, then layer by layer."""
     c = checkpoint.config
     for name, p in outer_parameters(c).items():
         yield "", name, p
     for layer in range(c.n_layer):
-        for name, p in layer_parameters(c, layer, n_a(checkpoint)).items():
-            yield f"layers.{layer}.", name, p
+        prefix = f"layers.{layer}."
+        a_log = checkpoint.tensors.get(f"{prefix}ssm.A_log")  # each layer may share it among its experts or not
+        for name, p in layer_parameters(c, layer, a_log.shape[0] if a_log else 0).items():
+            yield prefix, name, p
 
 
 def value(checkpoint: Checkpoint, prefix: str, p: Parameter) -> npt.NDArray[Any]:

@@ -18,7 +18,7 @@ def compile_object(name: str, func: Any, target: dict[str, Any]) -> bytes:
         return path.read_bytes()
 
 
-def kernel_source(name: str, func: Any, target: dict[str, Any], form: str = "asm") -> str:
-    """The kernel as assembly ("asm") or LLVM IR ("ll"), to be read."""
-    text: str = lower_cpu({name: func}, target).inspect_source(form)
+def kernel_source(name: str, func: Any, target: dict[str, Any]) -> str:
+    """The kernel as assembly, to be read."""
+    text: str = lower_cpu({name: func}, target).inspect_source("asm")
     return text

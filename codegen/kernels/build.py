@@ -69,6 +69,8 @@ def cpu_kernel(name: str, params: Sequence[Param]) -> Iterator[CpuKernel]:
         kernel.func = builder.get()
 
 
+_MAX_LOCAL_BYTES = 1 << 16
+
 _BYTES = {
     "float32": 4,
     "float16": 2,
@@ -109,7 +111,11 @@ def load(buffer: Buffer, index: Expr, dtype: str) -> Expr:
 
 
 def local(n: int, dtype: str = "float32") -> Buffer:
-    """A small array of the tile's own; with constant indices it becomes registers."""
+    """A small array of the tile's own; with constant indices it becomes registers. Raises MossnetError for a large one:
+    it would lie on the stack of a thread that may belong to someone else."""
+    if n * itemsize(dtype) > _MAX_LOCAL_BYTES:
+        text = f"a kernel needs {n * itemsize(dtype)} bytes of its thread's stack, expected at most {_MAX_LOCAL_BYTES}"
+        raise MossnetError(text, "d_state, d_conv, head_dim or n_experts is larger than this version's kernels take")
     return T.alloc_buffer((n,), dtype, scope="local")
 
 

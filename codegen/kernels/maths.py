@@ -21,8 +21,9 @@ def f32(value: float) -> Expr:
 
 
 def exp2(x: Expr) -> Expr:
-    """2^x, relative error below 2e-7; 0 below -126, infinity from 128 on."""
-    x = T.bind(T.min(T.max(x, f32(-127.0)), f32(128.0)))
+    """2^x, relative error below 2e-7; 0 below -126.5, infinity from 127.5 on, NaN for NaN."""
+    # In this order of operands both let NaN through.
+    x = T.bind(T.min(f32(128.0), T.max(f32(-127.0), x)))
     n = T.bind(T.floor(x + f32(0.5)))
     r = T.bind(x - n)
     p = f32(1.535336188319500e-4)
@@ -85,7 +86,7 @@ def silu(x: Expr) -> Expr:
 def softplus(x: Expr) -> Expr:
     """log(1 + e^x), relative error below 1e-6, without overflow."""
     x = T.bind(x)
-    return T.max(x, f32(0.0)) + log2_1p(exp(-T.abs(x))) * f32(LN2)
+    return T.max(f32(0.0), x) + log2_1p(exp(-T.abs(x))) * f32(LN2)
 
 
 def sin(x: Expr) -> Expr:

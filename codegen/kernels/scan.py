@@ -185,7 +185,11 @@ class _Channels:
         """h_t of SPEC.md; `rate` is A log2(e)."""
         decay = T.bind(maths.exp2(step * rate))
         if self.op.discretization == "zoh":
-            drive = drive * ((decay - T.float32(1)) * T.float32(maths.LOG2E) / rate)
+            # (a - 1) / A loses its digits where a is close to 1: there its series in Delta A takes over.
+            z = T.bind(step * rate * T.float32(maths.LN2))
+            series = step * (((z * T.float32(1 / 24) + T.float32(1 / 6)) * z + T.float32(0.5)) * z + T.float32(1))
+            whole = (decay - T.float32(1)) * T.float32(maths.LOG2E) / rate
+            drive = drive * T.Select(z > T.float32(-0.03), series, whole)
         return T.bind(decay * old + drive * B)
 
     def _gate(self, t: Expr, slot: Expr, expert: Expr) -> Expr:

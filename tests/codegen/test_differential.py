@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mossnet_tg.codegen.compile import compile_checkpoint
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.engine import CompiledModel, Library
 from mossnet_tg.targets.table import parse_target
 from mossnet_tg.weights.checkpoint import Checkpoint
-from tests.codegen.random_models import CHUNK, MODES, N_SCORED, compiled, reference, tokens, worst
+from tests.codegen.random_models import CHUNK, MODES, N_SCORED, compile_only, compiled, reference, tokens, worst
 
 N = N_SCORED
 LENGTHS = (1, 7, CHUNK - 1, CHUNK, CHUNK + 1, N)
@@ -72,6 +72,59 @@ def test_narrow_weights(mode, dtype, tmp_path):
         expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
     with compiled(model, tmp_path, dtype=dtype) as engine, engine.session(2) as session:
         assert worst(session.score(tokens(N)), expected) < F32
+
+
+def test_zoh_of_slow_states_keeps_its_digits(tmp_path):
+    """Where Delta A is small, (a - 1) / A must not be computed from a: it is close to 1."""
+    model = reference("selected_zoh")
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("dt_proj.bias"):
+                p.fill_(-10.0)
+            elif name.endswith("A_log"):
+                p.fill_(-6.0)
+        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
+    with compiled(model, tmp_path) as engine, engine.session(2) as session:
+        assert worst(session.score(tokens(N)), expected) < F32
+
+
+def test_each_layer_shares_its_rates_or_not(tmp_path):
+    """A_log may be one for all experts in one layer and one for each in the next."""
+    model = reference("selected")
+    with torch.no_grad():
+        shared = model.layers[1].ssm.A_log
+        shared.copy_(shared[:1].expand_as(shared).clone())
+        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
+    model.save(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["layers.1.ssm.A_log"] = tensors["layers.1.ssm.A_log"][:1].contiguous()
+    save_file(tensors, tmp_path / "model.safetensors")
+    path = tmp_path / "model.moss"
+    compile_checkpoint(
+        Checkpoint.open(tmp_path), parse_target("cpu"), path, CompileOptions(chunk=CHUNK), lambda _: None
+    )
+    with CompiledModel(path, allow_native=True) as engine, engine.session(2) as session:
+        assert worst(session.score(tokens(N)), expected) < F32
+
+
+@pytest.mark.parametrize(("name", "value"), [("DEFAULT_FLOAT", "float16"), ("DISALLOW_BROADCAST", 1)])
+def test_tinygrads_settings_do_not_reach_the_compiler(name, value, tmp_path):
+    from tinygrad.helpers import Context
+
+    with Context(**{name: value}):
+        path = compile_only(reference("mamba"), tmp_path / "changed" / "model")
+    assert path.read_bytes() == compile_only(reference("mamba"), tmp_path / "plain" / "model").read_bytes()
+
+
+def test_a_state_too_large_for_a_stack_is_refused(tmp_path):
+    from mossnet_tg.config import Config
+    from mossnet_tg.errors import MossnetError
+    from mossnet_tg.weights.reference.model import MossNet
+
+    sizes = {"model_type": "mossnet", "d_model": 4, "n_layer": 1, "vocab_size": 3}
+    model = MossNet(Config.from_dict({**sizes, "ssm": {"d_state": 20000}}))
+    with pytest.raises(MossnetError, match="stack"):
+        compile_only(model, tmp_path)
 
 
 def test_every_tensor_may_have_its_own_type(tmp_path):

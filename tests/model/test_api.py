@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mossnet_tg import ArtifactError, DeviceError, Model, MossnetError, UsageError
+from mossnet_tg.engine import Library
 from mossnet_tg.sampling import SamplingParams
 from tests.codegen.random_models import compile_only, reference, tokens, worst
 
@@ -103,6 +104,41 @@ def test_a_second_load_compiles_nothing(tmp_path, monkeypatch):
     assert not steps
     Model.load(tmp_path, chunk=32, progress=steps.append)  # another option, another model file
     assert steps
+
+
+def test_a_damaged_cache_entry_is_made_anew(tmp_path):
+    reference("mamba").save(tmp_path, dtype=torch.float32)
+    path = Model.load(tmp_path).path
+    path.write_bytes(path.read_bytes()[:-10])
+    assert Model.load(tmp_path).logits([1]).shape == (1, 97)
+
+
+def test_the_cache_keeps_to_its_own_files(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "mine.moss").write_bytes(b"the user's own")
+    monkeypatch.setenv("MOSSNET_CACHE_DIR", str(folder))
+    monkeypatch.setenv("MOSSNET_CACHE_GIB", "0")
+    reference("mamba").save(tmp_path / "a", dtype=torch.float32)
+    reference("mamba", seed=1).save(tmp_path / "b", dtype=torch.float32)
+    kept = [Model.load(tmp_path / name).path for name in "ab"]
+    assert sorted(folder.iterdir()) == sorted([kept[1], folder / "mine.moss"])  # the newest is never removed
+    monkeypatch.setenv("MOSSNET_CACHE_GIB", "lots")
+    with pytest.raises(UsageError, match="MOSSNET_CACHE_GIB is 'lots'"):
+        Model.load(tmp_path / "a")
+
+
+def test_what_cannot_run_here_is_said_before_it_is_compiled(tmp_path):
+    steps: list[str] = []
+    with pytest.raises(ArtifactError, match="is for"):
+        Model.load(
+            target="cpu:arch=aarch64" if Library.default().cpu_arch == "x86_64" else "cpu:arch=x86_64",
+            progress=steps.append,
+        )
+    for mcpu in ("x86-64", "core2", "pentium4"):
+        with pytest.raises(UsageError, match=r"SSE4\.2|32-bit"):
+            Model.load(target=f"cpu:arch=x86_64,mcpu={mcpu}", progress=steps.append)
+    assert not steps
 
 
 def test_an_edited_checkpoint_is_compiled_anew(tmp_path):

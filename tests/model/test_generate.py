@@ -152,7 +152,7 @@ def test_an_empty_prompt_begins_with_the_end_of_text() -> None:
 
 
 def test_usage_errors_come_at_the_call() -> None:
-    with pytest.raises(UsageError, match="max_tokens is -1, expected 0 or more"):
+    with pytest.raises(UsageError, match="max_tokens is -1, expected an integer from 0 on"):
         generate_ids(Script([]), Greedy(), [1], max_tokens=-1)
     with pytest.raises(UsageError, match="a stop string is empty"):
         generate_text(Script([]), Greedy(), Bytes(), "x", stop=["a", ""])
