@@ -65,7 +65,7 @@ def cached(checkpoint: Checkpoint, target: Target, options: CompileOptions, prog
     cannot be written.
     """
     path, limit_bytes = compiled_path(checkpoint, target, options), _limit_bytes()
-    if path.is_file() and _is_whole(path):
+    if path.is_file():
         with contextlib.suppress(OSError):  # a cache that is only read serves as well
             os.utime(path)
         return path
@@ -84,13 +84,17 @@ def cached(checkpoint: Checkpoint, target: Target, options: CompileOptions, prog
     return path
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a cached file is as it was written: a damaged one is made anew."""
+def discard_damaged(path: Path) -> bool:
+    """Remove a cached file that is not as it was written; whether it was removed, so that it can be made anew.
+
+    For a file that could not be loaded: the runtime checks every file anyway, so no start pays for this.
+    """
     try:
         moss_file.read(path)
     except ArtifactError:
-        return False
-    return True
+        path.unlink(missing_ok=True)
+        return True
+    return False
 
 
 def _limit_bytes() -> float:

@@ -95,12 +95,18 @@ class Model:
         checkpoint = Checkpoint.open(DEMO if path is None else path)
         if target.partition(":")[0] == "tinygrad":
             return cls._load_plain(checkpoint, target.partition(":")[2] or "PYTHON", context)
-        from mossnet_tg.codegen.cache import cached
+        from mossnet_tg.codegen.cache import cached, discard_damaged
         from mossnet_tg.codegen.options import CompileOptions
         from mossnet_tg.targets.table import parse_target
 
         resolved, options = parse_target(target), CompileOptions(chunk, context)
         resolved.require_host()
+        compiled = cached(checkpoint, resolved, options, progress)
+        try:
+            return cls._load_compiled(compiled, True, n_threads)
+        except ArtifactError:
+            if not discard_damaged(compiled):
+                raise
         return cls._load_compiled(cached(checkpoint, resolved, options, progress), True, n_threads)
 
     @classmethod

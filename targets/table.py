@@ -17,6 +17,11 @@ ARCHS = ("x86_64", "aarch64")
 _ELSEWHERE = "`mossnet-tg compile` makes a file for the other machine"
 
 
+def _triple(arch: str) -> str:
+    """LLVM's name for a machine of `arch`."""
+    return f"{arch}-unknown-linux-gnu"
+
+
 @dataclass(frozen=True)
 class Target:
     """A resolved target. `name` is its full spelling, `features` what the machine that runs the code must have."""
@@ -44,9 +49,8 @@ class Target:
     @property
     def tvm(self) -> dict[str, Any]:
         """TVM's spelling of this target."""
-        triple = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}[self.arch]
         # Pairs of features of one name would contradict each other; mcpu alone says it all.
-        return {"kind": "llvm", "mtriple": triple, "mcpu": self.mcpu}
+        return {"kind": "llvm", "mtriple": _triple(self.arch), "mcpu": self.mcpu}
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def _features(arch: str, mcpu: str) -> tuple[str, ...]:
         return ()
     import tvm
 
-    triple = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}[arch]
+    triple = _triple(arch)
     plain = tvm.target.Target({"kind": "llvm", "mtriple": triple})
     known = [str(name) for name in tvm.get_global_func("target.llvm_get_cpu_archlist")(plain)]
     if mcpu not in known:

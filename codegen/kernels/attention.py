@@ -7,11 +7,9 @@ from __future__ import annotations
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, local, vectors
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, local, sum_lanes, vectors
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import SwaAttention
-
-_LOWEST = -3.4028234663852886e38
 
 
 def swa_attention(name: str, op: SwaAttention, s: CpuSchedule) -> Generated:
@@ -46,7 +44,7 @@ def _attend(op: SwaAttention, s: CpuSchedule, b: dict[str, Buffer], kv_head: Exp
     d = op.head_dim
     top, total, acc = local(1), local(1), local(d)
     query = (t * op.n_heads + head) * d
-    T.buffer_store(top, T.float32(_LOWEST), [0])
+    T.buffer_store(top, T.float32(maths.LOWEST), [0])
     T.buffer_store(total, T.float32(0), [0])
     for first, lanes in vectors(d, s.lanes):
         with T.vectorized(lanes) as v:
@@ -59,11 +57,7 @@ def _attend(op: SwaAttention, s: CpuSchedule, b: dict[str, Buffer], kv_head: Exp
         for first, lanes in vectors(d, s.lanes):
             with T.vectorized(lanes) as v:
                 T.buffer_store(parts, parts[v] + b["q"][query + first + v] * keys[key + first + v], [v])
-        half = s.lanes // 2
-        while half:
-            with T.vectorized(half) as v:
-                T.buffer_store(parts, parts[v] + parts[half + v], [v])
-            half //= 2
+        sum_lanes(parts, s.lanes)
         T.buffer_store(score, parts[0] * T.float32(d**-0.5), [0])
         T.buffer_store(rescale, maths.exp(top[0] - T.max(top[0], score[0])), [0])
         T.buffer_store(top, T.max(top[0], score[0]), [0])

@@ -119,6 +119,15 @@ def local(n: int, dtype: str = "float32") -> Buffer:
     return T.alloc_buffer((n,), dtype, scope="local")
 
 
+def sum_lanes(parts: Buffer, lanes: int) -> None:
+    """parts[0] becomes the sum of all lanes, in halves: as exact as the lanes are many, and no chain of additions."""
+    half = lanes // 2
+    while half:
+        with T.vectorized(half) as v:
+            T.buffer_store(parts, parts[v] + parts[half + v], [v])
+        half //= 2
+
+
 def when(condition: Expr, then: Callable[[], None]) -> None:
     """if (condition) then()."""
     with T.If(condition), T.Then():

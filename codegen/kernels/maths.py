@@ -6,13 +6,12 @@ used twice is computed once. Errors are against correctly rounded results over t
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 from tvm.script.ir_builder import tirx as T
 
-Expr: TypeAlias = Any
+from mossnet_tg.codegen.kernels.build import Expr
+from mossnet_tg.ops import LOG2E
 
-LOG2E = 1.4426950408889634
+LOWEST = -3.4028234663852886e38  # the lowest float32, where a maximum begins
 LN2 = 0.6931471805599453
 
 

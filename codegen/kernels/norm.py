@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm.script.ir_builder import tirx as T
 
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, local, vectors
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, local, sum_lanes, vectors
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import RmsNorm
 
@@ -35,12 +35,7 @@ def _segment(out: Buffer, x: Buffer, weight: Buffer, begin: Expr, n: int, eps: f
         with T.vectorized(piece) as v:
             value = x[begin + whole * lanes + first + v]
             T.buffer_store(squares, squares[v] + value * value, [v])
-    # Added up in halves: as exact as the lanes are many, and no chain of `lanes` additions.
-    half = lanes // 2
-    while half:
-        with T.vectorized(half) as v:
-            T.buffer_store(squares, squares[v] + squares[half + v], [v])
-        half //= 2
+    sum_lanes(squares, lanes)
     scale = local(1)
     T.buffer_store(scale, T.float32(1) / T.sqrt(squares[0] * T.float32(1 / n) + T.float32(eps)), [0])
     if whole:

@@ -8,8 +8,6 @@ from mossnet_tg.codegen.kernels import maths
 from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, local
 from mossnet_tg.ops import RouterTopk
 
-_LOWEST = -3.4028234663852886e38
-
 
 def router_topk(name: str, op: RouterTopk) -> Generated:
     E, k = op.n_experts, op.top_k
@@ -33,7 +31,7 @@ def _one_token(op: RouterTopk, gates: Buffer, idx: Buffer, logits: Buffer, t: Ex
     E, k = op.n_experts, op.top_k
     scores, powers = local(E), local(E)
     top, total, best, chosen = local(1), local(1), local(1), local(1, "int32")
-    T.buffer_store(top, T.float32(_LOWEST), [0])
+    T.buffer_store(top, T.float32(maths.LOWEST), [0])
     with T.serial(E) as e:
         T.buffer_store(scores, logits[t * E + e], [e])
         T.buffer_store(top, T.max(top[0], logits[t * E + e]), [0])
@@ -44,12 +42,12 @@ def _one_token(op: RouterTopk, gates: Buffer, idx: Buffer, logits: Buffer, t: Ex
     if op.norm_topk:
         T.buffer_store(total, T.float32(0), [0])
     with T.serial(k) as j:
-        T.buffer_store(best, T.float32(_LOWEST), [0])
+        T.buffer_store(best, T.float32(maths.LOWEST), [0])
         T.buffer_store(chosen, T.int32(0), [0])
         with T.serial(E) as e, T.If(scores[e] > best[0]), T.Then():  # strictly larger: ties stay with the lowest
             T.buffer_store(best, scores[e], [0])
             T.buffer_store(chosen, e, [0])
-        T.buffer_store(scores, T.float32(_LOWEST), [chosen[0]])
+        T.buffer_store(scores, T.float32(maths.LOWEST), [chosen[0]])
         T.buffer_store(idx, chosen[0], [t * k + j])
         T.buffer_store(gates, powers[chosen[0]], [t * k + j])
         if op.norm_topk:

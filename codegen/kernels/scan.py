@@ -26,7 +26,7 @@ from mossnet_tg.codegen.kernels.build import (
     local,
 )
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
-from mossnet_tg.ops import RoutedScan
+from mossnet_tg.ops import LOG2E, RoutedScan
 
 
 def scan_params(op: RoutedScan) -> list[Param]:
@@ -188,7 +188,7 @@ class _Channels:
             # (a - 1) / A loses its digits where a is close to 1: there its series in Delta A takes over.
             z = T.bind(step * rate * T.float32(maths.LN2))
             series = step * (((z * T.float32(1 / 24) + T.float32(1 / 6)) * z + T.float32(0.5)) * z + T.float32(1))
-            whole = (decay - T.float32(1)) * T.float32(maths.LOG2E) / rate
+            whole = (decay - T.float32(1)) * T.float32(LOG2E) / rate
             drive = drive * T.Select(z > T.float32(-0.03), series, whole)
         return T.bind(decay * old + drive * B)
 
