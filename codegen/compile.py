@@ -40,6 +40,7 @@ def compile_checkpoint(
     progress("checking the weights")
     meta = {
         "producer": f"mossnet-tg {mossnet_tg.__version__}",
+        "driver": target.driver,
         "target": target.name,
         "arch": target.arch,
         "features": ",".join(target.features),

@@ -8,6 +8,7 @@ so that a model that is in use is never damaged. `read` accepts exactly what lib
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import struct
 import zlib
@@ -23,11 +24,13 @@ import numpy.typing as npt
 from mossnet_tg.errors import ArtifactError, MossnetError
 
 MAGIC = b"MOSSTG\r\n"
-VERSION = 1
+VERSION = 2
 MAX_SECTIONS = 64
 MAX_RECORDS = 1 << 20
 MAX_PARAMS = 24
 MAX_TILES = 1 << 24
+MAX_BLOCK = 1024
+MAX_LOCAL_BYTES = 1 << 20
 MAX_STRING_BYTES = 1 << 30
 MAX_REGION_BYTES = 1 << 40
 SECTION_ALIGN = 64
@@ -39,7 +42,7 @@ _SECTION = struct.Struct("<IIQQII")
 _META = struct.Struct("<II")
 _MODEL = struct.Struct("<IIIIQQQ24s")
 _BUFFER = struct.Struct("<IIIIQQ")
-_KERNEL = struct.Struct("<IIIIQQ")
+_KERNEL = struct.Struct("<IIIIQQ3II")
 _PARAM = struct.Struct("<QII")
 _STEP = struct.Struct("<IIII3II16s")
 _ARG = struct.Struct("<I")
@@ -131,12 +134,15 @@ class Param:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel and where its code stands in CODE (cpu: the entry point)."""
+    """A kernel and where its code stands in CODE (cpu: the entry point); on GPUs, the threads of a group and the bytes
+    of memory that they share."""
 
     name: str
     params: tuple[Param, ...]
     code_offset: int
     code_bytes: int
+    block: tuple[int, int, int] = (1, 1, 1)
+    local_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -278,8 +284,9 @@ def _encode(moss: MossFile) -> tuple[bytes, int]:
     kernels, params, steps, args = bytearray(), bytearray(), bytearray(), bytearray()
     for kernel in moss.kernels:
         first = len(params) // _PARAM.size
+        code = (kernel.code_offset, kernel.code_bytes)
         kernels += _KERNEL.pack(
-            strings.add(kernel.name), first, len(kernel.params), 0, kernel.code_offset, kernel.code_bytes
+            strings.add(kernel.name), first, len(kernel.params), 0, *code, *kernel.block, kernel.local_bytes
         )
         params += b"".join(_PARAM.pack(p.bytes, p.access, 0) for p in kernel.params)
     for step in moss.steps:
@@ -537,7 +544,7 @@ class _Reader:
     def _kernels(self, params: list[Param]) -> list[Kernel]:
         kernels = []
         code_bytes = self.spans[_Type.CODE][1]
-        for i, (name, first, n, flags, offset, size) in enumerate(self._records(_Type.KERNEL)):
+        for i, (name, first, n, flags, offset, size, *block, local) in enumerate(self._records(_Type.KERNEL)):
             if flags:
                 _refuse(f"KERNEL {i}: reserved bits are set")
             if not 1 <= n <= MAX_PARAMS:
@@ -546,7 +553,13 @@ class _Reader:
                 _refuse(f"KERNEL {i}: its parameters lie beyond the table")
             if not size or offset + size > code_bytes:
                 _refuse(f"KERNEL {i}: {size} bytes of code at {offset} do not fit into CODE of {code_bytes}")
-            kernels.append(Kernel(self._string(name, f"KERNEL {i}"), tuple(params[first : first + n]), offset, size))
+            if not all(1 <= threads <= MAX_BLOCK for threads in block) or math.prod(block) > MAX_BLOCK:
+                _refuse(f"KERNEL {i}: a block of {block} threads, expected 1 to {MAX_BLOCK}")
+            if local > MAX_LOCAL_BYTES:
+                _refuse(f"KERNEL {i}: {local} bytes of local memory, at most {MAX_LOCAL_BYTES} are allowed")
+            x, y, z = block
+            bound = tuple(params[first : first + n])
+            kernels.append(Kernel(self._string(name, f"KERNEL {i}"), bound, offset, size, (x, y, z), local))
         return kernels
 
     def _steps(self, buffers: list[Buffer], kernels: list[Kernel], args: list[int]) -> list[Step]:

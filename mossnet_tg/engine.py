@@ -25,7 +25,7 @@ import mossnet_tg
 from mossnet_tg.errors import ArtifactError, DeviceError, MossnetError, UsageError
 from mossnet_tg.sampling import SamplingParams
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LIBRARY_NAME = "libmossnet.so"
 DECODE, PREFILL, SCORE = 0, 1, 2
 
@@ -57,6 +57,16 @@ _HINTS = {
 
 class _Error(ctypes.Structure):
     _fields_ = (("status", ctypes.c_int), ("text", ctypes.c_char * 480))
+
+
+class _Options(ctypes.Structure):
+    _fields_ = (
+        ("flags", c_uint32),
+        ("timeout_ms", c_uint32),
+        ("device", c_char_p),
+        ("cache_dir", c_char_p),
+        ("reserved", c_uint64 * 4),
+    )
 
 
 class _Info(ctypes.Structure):
@@ -99,11 +109,14 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "cpu_count": (c_uint32, ()),
     "cpu_features": (c_size_t, (c_char_p, c_size_t)),
     "read_bandwidth": (_STATUS, (c_size_t, c_uint32, c_uint32, POINTER(c_double))),
-    "model_load": (_STATUS, (c_char_p, c_uint32, POINTER(c_void_p))),
+    "devices": (_STATUS, (c_char_p, c_char_p, c_size_t, POINTER(c_size_t))),
+    "model_load": (_STATUS, (c_char_p, POINTER(_Options), POINTER(c_void_p))),
     "model_free": (None, (c_void_p,)),
     "model_info": (None, (c_void_p, POINTER(_Info))),
     "model_meta": (c_char_p, (c_void_p, c_char_p)),
     "model_tokenizer": (c_void_p, (c_void_p, POINTER(c_size_t))),
+    "model_device": (c_size_t, (c_void_p, c_char_p, c_size_t)),
+    "model_bandwidth": (_STATUS, (c_void_p, c_uint64, c_uint32, POINTER(c_double))),
     "session_new": (_STATUS, (c_void_p, c_uint32, POINTER(c_void_p))),
     "session_free": (None, (c_void_p,)),
     "session_reset": (None, (c_void_p,)),
@@ -200,11 +213,30 @@ class Library:
         self.call("cpu_features", text, len(text))
         return tuple(text.value.decode().split(","))
 
+    def devices(self, driver: str) -> list[dict[str, str]]:
+        """What there is to run models on through `driver`, as mossnet.h describes it; DeviceError without any."""
+        needed = c_size_t()
+        self.check("devices", driver.encode(), None, 0, byref(needed))
+        text = ctypes.create_string_buffer(needed.value)
+        self.check("devices", driver.encode(), text, len(text), byref(needed))
+        return _facts(text.value)
+
     def read_bandwidth(self, n_bytes: int = 256 << 20, n_threads: int = 0, reps: int = 10) -> float:
         """Bytes per second at which memory is read, the best of `reps` passes."""
         speed = c_double()
         self.check("read_bandwidth", n_bytes, n_threads, reps, byref(speed))
         return speed.value
+
+
+def _facts(text: bytes) -> list[dict[str, str]]:
+    """Lines key=value; each device begins with its name."""
+    found: list[dict[str, str]] = []
+    for line in text.decode(errors="replace").splitlines():
+        key, _, value = line.partition("=")
+        if key == "name":
+            found.append({})
+        found[-1][key] = value
+    return found
 
 
 @dataclass(frozen=True)
@@ -253,7 +285,8 @@ class _Handle:
 
 
 class CompiledModel(_Handle):
-    """A model.moss, loaded. `allow_native` is the caller's consent to run the file's machine code.
+    """A model.moss, loaded. `allow_native` is the caller's consent to run the file's machine code; on GPUs `device` is a
+    part of the device's name, `cache_dir` keeps built programs, `timeout_s` (0: 30) is the longest run.
 
     Sessions that are left when it is closed go on, and keep what they need of it.
     """
@@ -261,11 +294,21 @@ class CompiledModel(_Handle):
     _free = "model_free"
 
     def __init__(
-        self, path: str | os.PathLike[str], *, allow_native: bool = False, library: Library | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        allow_native: bool = False,
+        device: str = "",
+        cache_dir: str | os.PathLike[str] = "",
+        timeout_s: float = 0,
+        library: Library | None = None,
     ) -> None:
         library = library or Library.default()
         pointer = c_void_p()
-        library.check("model_load", os.fsencode(path), _ALLOW_NATIVE if allow_native else 0, byref(pointer))
+        options = _Options(
+            _ALLOW_NATIVE if allow_native else 0, round(timeout_s * 1000), device.encode(), os.fsencode(cache_dir)
+        )
+        library.check("model_load", os.fsencode(path), byref(options), byref(pointer))
         super().__init__(library, pointer)
         self.info = self._info()
 
@@ -302,6 +345,19 @@ class CompiledModel(_Handle):
         size = c_size_t()
         start = self.library.call("model_tokenizer", self.pointer, byref(size))
         return ctypes.string_at(start, size.value) if start else None
+
+    @property
+    def device(self) -> dict[str, str]:
+        """The device in use: `name` and what else mossnet.h says."""
+        text = ctypes.create_string_buffer(self.library.call("model_device", self.pointer, None, 0))
+        self.library.call("model_device", self.pointer, text, len(text))
+        return _facts(text.value)[0]
+
+    def bandwidth(self, n_bytes: int = 256 << 20, reps: int = 10) -> float:
+        """Bytes read and written per second when the device copies memory; on a cpu, bytes read."""
+        speed = c_double()
+        self.library.check("model_bandwidth", self.pointer, n_bytes, reps, byref(speed))
+        return speed.value
 
     def session(self, n_threads: int = 0) -> Session:
         """A new session at position 0; `n_threads` 0 takes every CPU that this process may use."""

@@ -47,6 +47,11 @@ class Target:
             raise ArtifactError(text, _ELSEWHERE)
 
     @property
+    def driver(self) -> str:
+        """The part of libmossnet that runs it."""
+        return "cpu"
+
+    @property
     def tvm(self) -> dict[str, Any]:
         """TVM's spelling of this target."""
         # Pairs of features of one name would contradict each other; mcpu alone says it all.

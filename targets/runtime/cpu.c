@@ -80,10 +80,20 @@ static void cpu_close(mn_device *device) {
     free(device);
 }
 
+static void cpu_describe(const mn_device *device, mn_text *out) {
+    (void)device;
+    mn_text_add(out, "name=%s\n", mossnet_cpu_arch());
+}
+
+static mossnet_status cpu_devices(mn_text *out, mossnet_error *error) {
+    cpu_describe(NULL, out);
+    return mn_ok(error);
+}
+
 static mossnet_status cpu_open(const mn_source *source, mn_device **out, mossnet_error *error) {
     const mn_file *file = source->file;
     *out = NULL;
-    if (!(source->flags & MOSSNET_ALLOW_NATIVE))
+    if (!(source->options->flags & MOSSNET_ALLOW_NATIVE))
         return mn_fail(
             error, MOSSNET_CONSENT,
             "the model holds native code, which would run with your rights: load it with MOSSNET_ALLOW_NATIVE "
@@ -162,7 +172,7 @@ static mossnet_status prepare_steps(mn_queue *queue, mossnet_error *error) {
     return MOSSNET_OK;
 }
 
-static mossnet_status cpu_start(const mn_device *device, uint32_t n_threads, mn_queue **out, mossnet_error *error) {
+static mossnet_status cpu_start(mn_device *device, uint32_t n_threads, mn_queue **out, mossnet_error *error) {
     *out = NULL;
     mn_queue *queue = calloc(1, sizeof *queue);
     if (!queue) return mn_fail(error, MOSSNET_MEMORY, "no memory for a session");
@@ -231,9 +241,11 @@ static mossnet_status cpu_view(const mn_queue *queue, uint32_t region, uint64_t 
 }
 
 const mn_driver mn_driver_cpu = {
-    .target = "cpu",
+    .name = "cpu",
+    .devices = cpu_devices,
     .open = cpu_open,
     .close = cpu_close,
+    .describe = cpu_describe,
     .start = cpu_start,
     .stop = cpu_stop,
     .threads = cpu_threads,

@@ -3,33 +3,49 @@
 #define MN_DRIVER_H
 
 #include "file.h"
+#include "text.h"
 
-/* A model file, mapped and checked; it stays so as long as the device is open. `fd` is valid during `open` only. */
+/* A model file, mapped and checked; file and data stay so as long as the device is open, fd and options during `open`
+ * only. */
 typedef struct mn_source {
     const mn_file *file;
     const unsigned char *data;
     int fd;
-    uint32_t flags; /* of mossnet_model_load */
+    const mossnet_options *options;
 } mn_source;
 
 typedef struct mn_device mn_device; /* the driver's own: the weights and the code, ready to run; shared by threads */
 typedef struct mn_queue mn_queue;   /* the driver's own: one session's regions and its steps, bound to them */
 
 typedef struct mn_driver {
-    const char *target; /* first word of META `target` */
+    const char *name; /* META `driver` */
 
-    /* Refuses a machine that does not fit (UNSUPPORTED); uploads the weights, loads the code. */
+    /* The machine's devices, as mossnet_devices describes them. */
+    mossnet_status (*devices)(mn_text *out, mossnet_error *error);
+
+    /* Refuses a machine that does not fit (UNSUPPORTED) or where there is no device (DEVICE); uploads the weights,
+     * loads the code. */
     mossnet_status (*open)(const mn_source *source, mn_device **out, mossnet_error *error);
     void (*close)(mn_device *device);
+    /* The device in use, as mossnet_model_device describes it. */
+    void (*describe)(const mn_device *device, mn_text *out);
+    /* Bytes per second at which the device copies memory; NULL where mossnet_read_bandwidth says it. */
+    mossnet_status (*bandwidth)(mn_device *device, uint64_t bytes, uint32_t reps, double *bytes_per_s,
+                                mossnet_error *error);
 
-    /* Allocates the regions STATE, ARENA and IO as zeros and prepares every step. */
-    mossnet_status (*start)(const mn_device *device, uint32_t n_threads, mn_queue **out, mossnet_error *error);
+    /* Allocates the regions STATE, ARENA and IO as zeros and prepares every step. After a device was lost, this is what
+     * opens it anew. */
+    mossnet_status (*start)(mn_device *device, uint32_t n_threads, mn_queue **out, mossnet_error *error);
     void (*stop)(mn_queue *queue);
     uint32_t (*threads)(const mn_queue *queue);
 
     /* Starts steps of the file's STEP table, in order; `wait` returns when they are done. */
     mossnet_status (*run)(mn_queue *queue, uint32_t first_step, uint32_t n_steps, mossnet_error *error);
     mossnet_status (*wait)(mn_queue *queue, mossnet_error *error);
+    /* Runs steps one after the other and writes the seconds that the device spent on each; NULL where the host's clock
+     * says it. */
+    mossnet_status (*time)(mn_queue *queue, uint32_t first_step, uint32_t n_steps, double *step_s,
+                           mossnet_error *error);
 
     /* Between runs. Ranges lie within the region; WEIGHTS is never written. */
     mossnet_status (*read)(const mn_queue *queue, uint32_t region, uint64_t offset, uint64_t bytes, void *out,

@@ -1,5 +1,7 @@
 #include "file.h"
 
+#include "crc.h"
+
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +10,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && sizeof(size_t) == 8,
                "a .moss file is read as it stands: 64-bit little-endian machines only");
 
 enum {
+    VERSION = 2,
     HEADER_BYTES = 64,
     SECTION_BYTES = 32,
     SECTION_ALIGN = 64,
@@ -16,6 +19,8 @@ enum {
     MAX_SECTIONS = 64,
     MAX_RECORDS = 1 << 20,
     MAX_TILES = 1 << 24,
+    MAX_BLOCK = 1024, /* threads in a group */
+    MAX_LOCAL_BYTES = 1 << 20,
     MAX_STRING_BYTES = 1 << 30,
 };
 static const uint64_t MAX_REGION_BYTES = UINT64_C(1) << 40;
@@ -46,7 +51,7 @@ static const struct section_rule {
     [META] = {"META", 8, false},
     [MODEL] = {"MODEL", 64, true},
     [BUFFER] = {"BUFFER", 32, true},
-    [KERNEL] = {"KERNEL", 32, true},
+    [KERNEL] = {"KERNEL", 48, true},
     [PARAM] = {"PARAM", 16, true},
     [STEP] = {"STEP", 48, true},
     [ARG] = {"ARG", 4, true},
@@ -99,7 +104,8 @@ static mossnet_status read_header(reader *r, uint32_t *n_sections) {
     if (r->bytes < HEADER_BYTES)
         return REFUSE(r, "%llu bytes are too few for a model (a header has %d)", LLU(r->bytes), HEADER_BYTES);
     if (memcmp(h, "MOSSTG\r\n", 8)) return REFUSE(r, "no model.moss: it does not start with \"MOSSTG\\r\\n\"");
-    if (u32(h + 8) != 1) return REFUSE(r, "format version %u, this library reads version 1", u32(h + 8));
+    if (u32(h + 8) != VERSION)
+        return REFUSE(r, "format version %u, this library reads version %d", u32(h + 8), VERSION);
     *n_sections = u32(h + 12);
     if (*n_sections < 1 || *n_sections > MAX_SECTIONS)
         return REFUSE(r, "%u sections, expected 1 to %d", *n_sections, MAX_SECTIONS);
@@ -269,7 +275,12 @@ static mossnet_status read_kernels(reader *r) {
     if (!(f->kernels = records(r, KERNEL, sizeof *f->kernels, &f->n_kernels))) return no_memory(r, KERNEL);
     for (uint32_t i = 0; i < f->n_kernels; i++) {
         const unsigned char *at = record(r, KERNEL, i);
-        mn_kernel k = {u32(at), u32(at + 4), u32(at + 8), {u64(at + 16), u64(at + 24)}};
+        mn_kernel k = {u32(at),
+                       u32(at + 4),
+                       u32(at + 8),
+                       {u64(at + 16), u64(at + 24)},
+                       {u32(at + 32), u32(at + 36), u32(at + 40)},
+                       u32(at + 44)};
         if (!string_exists(r, k.name)) return REFUSE(r, "KERNEL %u: its name lies beyond the strings", i);
         if (u32(at + 12)) return REFUSE(r, "KERNEL %u: reserved bits are set", i);
         if (k.n_params < 1 || k.n_params > MN_MAX_PARAMS)
@@ -279,6 +290,15 @@ static mossnet_status read_kernels(reader *r) {
         if (k.code.bytes < 1 || !in(k.code.offset, k.code.bytes, f->code.bytes))
             return REFUSE(r, "KERNEL %u: %llu bytes of code at %llu do not fit into CODE of %llu", i, LLU(k.code.bytes),
                           LLU(k.code.offset), LLU(f->code.bytes));
+        for (int d = 0; d < 3; d++)
+            if (k.block[d] < 1 || k.block[d] > MAX_BLOCK)
+                return REFUSE(r, "KERNEL %u: block[%d] is %u, expected 1 to %d", i, d, k.block[d], MAX_BLOCK);
+        if (k.block[0] * k.block[1] * k.block[2] > MAX_BLOCK)
+            return REFUSE(r, "KERNEL %u: a block of %u threads, at most %d are allowed", i,
+                          k.block[0] * k.block[1] * k.block[2], MAX_BLOCK);
+        if (k.local_bytes > MAX_LOCAL_BYTES)
+            return REFUSE(r, "KERNEL %u: %u bytes of local memory, at most %d are allowed", i, k.local_bytes,
+                          MAX_LOCAL_BYTES);
         f->kernels[i] = k;
     }
     return MOSSNET_OK;
@@ -398,25 +418,11 @@ mossnet_status mn_file_parse(const void *data, uint64_t bytes, mn_file *file, mo
     return mn_ok(error);
 }
 
-/* CRC-32 as in zlib (reflected 0xEDB88320). */
-static uint32_t crc32(const unsigned char *at, uint64_t bytes) {
-    uint32_t table[256];
-    for (uint32_t i = 0; i < 256; i++) {
-        table[i] = i;
-        for (int bit = 0; bit < 8; bit++)
-            table[i] = table[i] >> 1 ^ (table[i] & 1 ? UINT32_C(0xEDB88320) : 0);
-    }
-    uint32_t crc = UINT32_MAX;
-    for (uint64_t i = 0; i < bytes; i++)
-        crc = crc >> 8 ^ table[(crc ^ at[i]) & 0xFF];
-    return ~crc;
-}
-
 mossnet_status mn_file_check_sums(const void *data, mossnet_error *error) {
     const unsigned char *file = data;
     for (uint32_t i = 0; i < u32(file + 12); i++) {
         const unsigned char *s = file + HEADER_BYTES + (size_t)i * SECTION_BYTES;
-        if (u32(s) != WEIGHTS && crc32(file + u64(s + 8), u64(s + 16)) != u32(s + 24))
+        if (u32(s) != WEIGHTS && mn_crc32(file + u64(s + 8), u64(s + 16)) != u32(s + 24))
             return mn_fail(error, MOSSNET_FORMAT, "section %u (%s) is damaged: its checksum does not match", i,
                            u32(s) >= STR && u32(s) < SECTION_TYPES ? RULES[u32(s)].name : "unknown");
     }

@@ -24,6 +24,7 @@ typedef struct mn_buffer {
 typedef struct mn_kernel {
     uint32_t name, first_param, n_params;
     mn_span code; /* inside CODE */
+    uint32_t block[3], local_bytes;
 } mn_kernel;
 
 typedef struct mn_param {

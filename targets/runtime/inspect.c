@@ -53,17 +53,29 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* One run of each step, timed by the device where it can. */
+static mossnet_status time_once(mossnet_session *session, const mn_entry *entry, double *step_s, mossnet_error *error) {
+    const mn_driver *driver = session->model->driver;
+    if (driver->time) return driver->time(session->queue, entry->first_step, entry->n_steps, step_s, error);
+    mossnet_status status = MOSSNET_OK;
+    for (uint32_t step = 0; !status && step < entry->n_steps; step++) {
+        uint64_t start = mn_clock_ns();
+        status = mn_session_steps(session, entry, step, 1, error);
+        step_s[step] = (double)(mn_clock_ns() - start) * 1e-9;
+    }
+    return status;
+}
+
+/* times: [n_steps][reps]; once: [n_steps], to work in. */
 static mossnet_status time_steps(mossnet_session *session, const mn_entry *entry, uint32_t reps, double *times,
-                                 mossnet_error *error) {
+                                 double *once, mossnet_error *error) {
     /* One run more than is counted: the first touches memory and code for the first time. */
     for (uint32_t rep = 0; rep <= reps; rep++) {
         mossnet_status status = mn_session_feed(session, entry, session->ids, entry->n_tokens, error);
-        for (uint32_t step = 0; !status && step < entry->n_steps; step++) {
-            uint64_t start = mn_clock_ns();
-            status = mn_session_steps(session, entry, step, 1, error);
-            if (rep) times[(size_t)step * reps + rep - 1] = (double)(mn_clock_ns() - start) * 1e-9;
-        }
+        if (!status) status = time_once(session, entry, once, error);
         if (status) return status;
+        for (uint32_t step = 0; rep && step < entry->n_steps; step++)
+            times[(size_t)step * reps + rep - 1] = once[step];
     }
     return MOSSNET_OK;
 }
@@ -79,7 +91,7 @@ mossnet_status mossnet_session_profile(mossnet_session *session, mossnet_entry k
     mossnet_session_reset(session);
     for (uint32_t i = 0; i < session->model->file.chunk; i++)
         session->ids[i] = 0;
-    status = time_steps(session, entry, reps, times, error);
+    status = time_steps(session, entry, reps, times, step_s, error);
     mossnet_session_reset(session);
     for (uint32_t step = 0; !status && step < entry->n_steps; step++) {
         double *of_step = times + (size_t)step * reps;

@@ -9,12 +9,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The driver for META `target`, whose first word ("cpu" in "cpu:avx2") names the kind of device. */
-static const mn_driver *find_driver(const char *target) {
+static const mn_driver *find_driver(const char *name) {
     static const mn_driver *const drivers[] = {&mn_driver_cpu};
-    size_t length = strcspn(target, ": ,");
     for (size_t i = 0; i < sizeof drivers / sizeof *drivers; i++)
-        if (strlen(drivers[i]->target) == length && !memcmp(drivers[i]->target, target, length)) return drivers[i];
+        if (!strcmp(drivers[i]->name, name)) return drivers[i];
     return NULL;
 }
 
@@ -30,31 +28,36 @@ static mossnet_status map_file(mossnet_model *model, int fd, mossnet_error *erro
     return MOSSNET_OK;
 }
 
-static mossnet_status load(mossnet_model *model, int fd, uint32_t flags, mossnet_error *error) {
+static mossnet_status load(mossnet_model *model, int fd, const mossnet_options *options, mossnet_error *error) {
     mossnet_status status = map_file(model, fd, error);
     if (!status) status = mn_file_parse(model->data, model->bytes, &model->file, error);
     if (!status) status = mn_file_check_sums(model->data, error);
     if (status) return status;
-    const char *target = mn_file_meta(&model->file, "target");
-    if (!target) return mn_fail(error, MOSSNET_FORMAT, "META does not have `target`");
-    model->driver = find_driver(target);
+    const char *driver = mn_file_meta(&model->file, "driver");
+    if (!driver) return mn_fail(error, MOSSNET_FORMAT, "META does not have `driver`");
+    model->driver = find_driver(driver);
     if (!model->driver)
-        return mn_fail(error, MOSSNET_UNSUPPORTED,
-                       "compiled for the target %.80s, which this library has no driver for", target);
-    mn_source source = {&model->file, model->data, fd, flags};
+        return mn_fail(error, MOSSNET_UNSUPPORTED, "compiled for the driver %.80s, which this library does not have",
+                       driver);
+    mn_source source = {&model->file, model->data, fd, options};
     return model->driver->open(&source, &model->device, error);
 }
 
-mossnet_status mossnet_model_load(const char *path, uint32_t flags, mossnet_model **out, mossnet_error *error) {
+mossnet_status mossnet_model_load(const char *path, const mossnet_options *options, mossnet_model **out,
+                                  mossnet_error *error) {
+    static const mossnet_options defaults;
     mossnet_error inner;
     *out = NULL;
-    if (flags & ~MOSSNET_ALLOW_NATIVE) return mn_fail(error, MOSSNET_ARGUMENT, "unknown flags %#x", flags);
+    if (!options) options = &defaults;
+    if (options->flags & ~MOSSNET_ALLOW_NATIVE ||
+        memcmp(options->reserved, defaults.reserved, sizeof defaults.reserved))
+        return mn_fail(error, MOSSNET_ARGUMENT, "unknown options: flags %#x", options->flags);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return mn_fail(error, MOSSNET_IO, "%.200s: %s", path, strerror(errno));
     mossnet_model *model = calloc(1, sizeof *model);
     if (model) model->n_users = 1;
     mossnet_status status =
-        model ? load(model, fd, flags, &inner) : mn_fail(&inner, MOSSNET_MEMORY, "no memory for a model");
+        model ? load(model, fd, options, &inner) : mn_fail(&inner, MOSSNET_MEMORY, "no memory for a model");
     close(fd);
     if (status) {
         mossnet_model_free(model);
@@ -100,4 +103,36 @@ const char *mossnet_model_tokenizer(const mossnet_model *model, size_t *bytes) {
     mn_span span = model->file.tokenizer;
     *bytes = (size_t)span.bytes;
     return span.bytes ? (const char *)model->data + span.offset : NULL;
+}
+
+/* What a description needs as a C string. */
+static size_t finish(const mn_text *text) {
+    if (text->capacity && text->used >= text->capacity) text->out[text->capacity - 1] = 0;
+    return text->used + 1;
+}
+
+size_t mossnet_model_device(const mossnet_model *model, char *out, size_t capacity) {
+    mn_text text = {out, capacity, 0};
+    model->driver->describe(model->device, &text);
+    return finish(&text);
+}
+
+mossnet_status mossnet_model_bandwidth(mossnet_model *model, uint64_t bytes, uint32_t reps, double *bytes_per_s,
+                                       mossnet_error *error) {
+    if (bytes < 1 || bytes > SIZE_MAX || reps < 1 || reps > 1000)
+        return mn_fail(error, MOSSNET_ARGUMENT, "%llu bytes and %u copies, expected at least one byte and 1 to 1000",
+                       (unsigned long long)bytes, reps);
+    if (!model->driver->bandwidth) return mossnet_read_bandwidth((size_t)bytes, 0, reps, bytes_per_s, error);
+    return model->driver->bandwidth(model->device, bytes, reps, bytes_per_s, error);
+}
+
+mossnet_status mossnet_devices(const char *driver, char *out, size_t capacity, size_t *needed, mossnet_error *error) {
+    const mn_driver *found = find_driver(driver);
+    mn_text text = {out, capacity, 0};
+    *needed = 0;
+    if (capacity) out[0] = 0;
+    if (!found) return mn_fail(error, MOSSNET_ARGUMENT, "unknown driver %.40s", driver);
+    mossnet_status status = found->devices(&text, error);
+    *needed = finish(&text);
+    return status;
 }

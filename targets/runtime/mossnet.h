@@ -1,7 +1,8 @@
 /* libmossnet: runs a compiled MossNet (model.moss) where no Python is.
  *
  *   mossnet_model *model; mossnet_session *session; const float *logits; mossnet_error error;
- *   mossnet_model_load("model.moss", MOSSNET_ALLOW_NATIVE, &model, &error);
+ *   mossnet_options options = {.flags = MOSSNET_ALLOW_NATIVE};
+ *   mossnet_model_load("model.moss", &options, &model, &error);
  *   mossnet_session_new(model, 0, &session, &error);
  *   mossnet_session_prefill(session, ids, n_ids, &logits, &error);
  *   while (...) { mossnet_sampler_pick(sampler, logits, n_vocab, &id, &error);
@@ -34,7 +35,7 @@ extern "C" {
 #endif
 
 /* Raised with every incompatible change of this header. */
-#define MOSSNET_ABI_VERSION 1
+#define MOSSNET_ABI_VERSION 2
 
 /* Values are never renumbered. */
 typedef enum mossnet_status {
@@ -47,7 +48,7 @@ typedef enum mossnet_status {
     MOSSNET_CONSENT = 6,     /* the model holds native code and MOSSNET_ALLOW_NATIVE was not given */
     MOSSNET_STATE = 7,       /* a saved state does not fit this model or is damaged */
     MOSSNET_CONTEXT = 8,     /* the tokens do not fit into max_context any more */
-    MOSSNET_DEVICE = 9       /* the device failed */
+    MOSSNET_DEVICE = 9       /* there is no such device, or it failed */
 } mossnet_status;
 
 typedef struct mossnet_error {
@@ -68,8 +69,17 @@ MOSSNET_API const char *mossnet_status_name(mossnet_status status);
 
 /* ---- Model ---- */
 
-/* Flag of mossnet_model_load: the caller trusts the file's native code as it trusts a program. */
+/* Flag: the caller trusts the file's native code as it trusts a program. */
 #define MOSSNET_ALLOW_NATIVE 1u
+
+/* Start from zeros: what is 0 or NULL takes the default. */
+typedef struct mossnet_options {
+    uint32_t flags;
+    uint32_t timeout_ms;   /* GPUs: how long a run may take before the device counts as lost; 0: 30000 */
+    const char *device;    /* GPUs: a part of the device's name, in any case; NULL: the first of the best kind */
+    const char *cache_dir; /* GPUs: the folder where built programs are kept; NULL: they are not */
+    uint64_t reserved[4];
+} mossnet_options;
 
 /* The entries of a model; what they are for is in docs/format.md. */
 typedef enum mossnet_entry { MOSSNET_DECODE = 0, MOSSNET_PREFILL = 1, MOSSNET_SCORE = 2 } mossnet_entry;
@@ -92,8 +102,9 @@ typedef struct mossnet_info {
     uint8_t model_hash[32];
 } mossnet_info;
 
-/* Maps and checks the file, and loads its code. `*out` is NULL after a failure. */
-MOSSNET_API mossnet_status mossnet_model_load(const char *path, uint32_t flags, mossnet_model **out,
+/* Maps and checks the file, opens its device and loads its code. `options` may be NULL. `*out` is NULL after a failure.
+ */
+MOSSNET_API mossnet_status mossnet_model_load(const char *path, const mossnet_options *options, mossnet_model **out,
                                               mossnet_error *error);
 MOSSNET_API void mossnet_model_free(mossnet_model *model);
 MOSSNET_API void mossnet_model_info(const mossnet_model *model, mossnet_info *info);
@@ -103,6 +114,14 @@ MOSSNET_API const char *mossnet_model_meta(const mossnet_model *model, const cha
 /* The tokenizer.json inside the file, not NUL-terminated; NULL and 0 bytes when there is none. Lives as long as the
  * model. */
 MOSSNET_API const char *mossnet_model_tokenizer(const mossnet_model *model, size_t *bytes);
+/* Describes the device in use, as mossnet_devices does; GPUs add what loading took: build_s, n_built, n_cached,
+ * upload_s.
+ */
+MOSSNET_API size_t mossnet_model_device(const mossnet_model *model, char *out, size_t capacity);
+/* Bytes read and written per second when the device copies a buffer of `bytes`, the best of `reps`; on a cpu, bytes
+ * read per second by all its threads. */
+MOSSNET_API mossnet_status mossnet_model_bandwidth(mossnet_model *model, uint64_t bytes, uint32_t reps,
+                                                   double *bytes_per_s, mossnet_error *error);
 
 /* ---- Session: one text being read and continued ---- */
 
@@ -181,6 +200,13 @@ MOSSNET_API mossnet_status mossnet_sampler_pick(mossnet_sampler *sampler, const 
                                                 mossnet_error *error);
 
 /* ---- Machine ---- */
+
+/* Writes what there is to run models on through a driver ("cpu", "opencl", "vulkan", "cuda") to `out`, cut to
+ * `capacity` bytes with the NUL: lines `key=value`, each device beginning with its `name`. GPUs have type, vendor,
+ * driver, api, memory_bytes, max_buffer_bytes, local_bytes, max_block and features too. `*needed` receives the bytes
+ * that the whole text needs. Without a driver or a device: DEVICE, and the text says what was looked for. */
+MOSSNET_API mossnet_status mossnet_devices(const char *driver, char *out, size_t capacity, size_t *needed,
+                                           mossnet_error *error);
 
 /* "x86_64" or "aarch64" */
 MOSSNET_API const char *mossnet_cpu_arch(void);

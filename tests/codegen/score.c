@@ -13,7 +13,8 @@ int main(int argc, char **argv) {
     int32_t *ids = malloc(sizeof(int32_t) * (n ? n : 1));
     for (size_t i = 0; i < n; i++)
         ids[i] = atoi(argv[2 + i]);
-    if (mossnet_model_load(argv[1], MOSSNET_ALLOW_NATIVE, &model, &error) ||
+    mossnet_options options = {.flags = MOSSNET_ALLOW_NATIVE};
+    if (mossnet_model_load(argv[1], &options, &model, &error) ||
         mossnet_session_new(model, 2, &session, &error)) {
         fprintf(stderr, "error: %s\n", error.text);
         return 1;

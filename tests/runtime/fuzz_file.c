@@ -46,7 +46,7 @@ static void mock_stop(mn_queue *queue) {
     free(queue);
 }
 
-static mossnet_status mock_start(const mn_device *device, uint32_t n_threads, mn_queue **out, mossnet_error *error) {
+static mossnet_status mock_start(mn_device *device, uint32_t n_threads, mn_queue **out, mossnet_error *error) {
     const mn_file *file = device->file;
     mn_queue *queue = calloc(1, sizeof *queue);
     (void)n_threads;
@@ -110,7 +110,7 @@ static mossnet_status mock_view(const mn_queue *queue, uint32_t region, uint64_t
     return mn_ok(error);
 }
 
-static const mn_driver MOCK = {.target = "mock",
+static const mn_driver MOCK = {.name = "mock",
                                .start = mock_start,
                                .stop = mock_stop,
                                .threads = mock_threads,

@@ -15,7 +15,8 @@ from mossnet_tg.engine import CompiledModel
 from mossnet_tg.errors import ArtifactError
 from tests.runtime.toy import HERE, RUNTIME, build, sealed, toy, write_toy
 
-SOURCES = [HERE / "fuzz_file.c", *(RUNTIME / f"{name}.c" for name in ("file", "session", "state", "inspect", "error"))]
+LINKED = ("file", "crc", "session", "state", "inspect", "error")
+SOURCES = [HERE / "fuzz_file.c", *(RUNTIME / f"{name}.c" for name in LINKED)]
 SANITIZE = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 N_RANDOM = int(os.environ.get("MOSSNET_FUZZ", "100000"))
 # The freed is not kept long: the harness allocates hundreds of thousands of times.
@@ -158,6 +159,10 @@ FIELDS = [
     (5, 2, 12, 4, 1, "KERNEL 2: reserved"),
     (5, 2, 16, 8, 1 << 63, "KERNEL 2: .* do not fit into CODE"),
     (5, 2, 24, 8, 0, "KERNEL 2: 0 bytes of code"),
+    (5, 2, 32, 4, 0, "KERNEL 2: .*block"),
+    (5, 2, 40, 4, 1025, "KERNEL 2: .*block"),
+    (5, 2, 32, 8, 64 | 32 << 32, "KERNEL 2: a block of"),
+    (5, 2, 44, 4, (1 << 20) + 1, "KERNEL 2: 1048577 bytes of local memory"),
     (6, 3, 0, 8, 1 << 20, "STEP 0: argument 3 has 12804 bytes, its kernel needs 1048576"),
     (6, 3, 8, 4, 4, "PARAM 3: access 4, expected 0 to 3"),
     (6, 3, 12, 4, 1, "PARAM 3: reserved"),
@@ -190,7 +195,7 @@ FIELDS = [
 def test_what_a_refusal_says(tmp_path, section, record, at, width, value, match):
     path = write_toy(tmp_path / "a.moss", toy())
     data = bytearray(path.read_bytes())
-    size = {3: 64, 4: 32, 5: 32, 6: 16, 7: 48, 8: 4, 9: 48}[section]
+    size = {3: 64, 4: 32, 5: 48, 6: 16, 7: 48, 8: 4, 9: 48}[section]
     offset = sections(data)[section][0] + size * record + at
     data[offset : offset + width] = value.to_bytes(width, "little")
     path.write_bytes(sealed(data))
@@ -219,7 +224,7 @@ def test_no_flipped_bit_of_the_code_is_run(tmp_path):
 HEADER = [
     (0, b"GGUF", "does not start with"),
     (6, b"\n\n", "does not start with"),
-    (8, b"\x02", "format version 2, this library reads version 1"),
+    (8, b"\x01", "format version 1, this library reads version 2"),
     (12, b"\x00", "0 sections, expected 1 to 64"),
     (12, b"\x41", "65 sections, expected 1 to 64"),
     (16, b"\x00", "its header says .* damaged"),

@@ -337,11 +337,11 @@ def test_machine_that_does_not_fit(tmp_path, load):
     assert error.value.exit_code == 4
     with pytest.raises(ArtifactError, match="compiled for riscv64"):
         load(arch="riscv64")
-    with pytest.raises(ArtifactError, match="target opencl:adreno"):
-        load(target="opencl:adreno")
-    load(target="cpu:whatever")
+    with pytest.raises(ArtifactError, match="driver abacus"):
+        load(driver="abacus")
+    load(target="whatever")
     plan = toy()
-    for key in ("target", "arch", "features"):
+    for key in ("driver", "arch", "features"):
         meta = {k: v for k, v in plan.meta.items() if k != key}
         path = write_toy(tmp_path / f"no_{key}.moss", type(plan)(**{**vars(plan), "meta": meta}))
         with pytest.raises(ArtifactError, match=f"`{key}`"):

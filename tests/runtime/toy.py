@@ -130,7 +130,7 @@ def toy(
         steps=steps,
         entries=entries,
         code=code,
-        meta={"target": "cpu", "arch": machine, "features": "", "config": '{"toy": true}', **meta},
+        meta={"driver": "cpu", "target": "cpu", "arch": machine, "features": "", "config": '{"toy": true}', **meta},
         tokenizer=b'{"version": "1.0"}',
     )
 
