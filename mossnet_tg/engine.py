@@ -285,8 +285,10 @@ class _Handle:
 
 
 class CompiledModel(_Handle):
-    """A model.moss, loaded. `allow_native` is the caller's consent to run the file's machine code; on GPUs `device` is a
-    part of the device's name, `cache_dir` keeps built programs, `timeout_s` (0: 30) is the longest run.
+    """A model.moss, loaded. `allow_native` is the caller's consent to run the file's machine code.
+
+    On GPUs `device` is a part of the device's name, `cache_dir` keeps built programs, `timeout_s` (0: 30) is the
+    longest run.
 
     Sessions that are left when it is closed go on, and keep what they need of it.
     """
