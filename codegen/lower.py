@@ -1,7 +1,8 @@
-"""From a kernel's TensorIR to code for the CPU: TVM's passes, stopped where a plain C function is left.
+"""From a kernel's TensorIR to what emitters take: TVM's passes, stopped where a plain function on pointers is left.
 
 TVM's own entry points wrap every function in its packed calling convention and its runtime. We stop before that:
-buffers become plain pointers, local arrays become stack or registers, and the object file needs nothing but itself.
+buffers become plain pointers, local arrays become stack or registers. On a CPU the object file needs nothing but
+itself; on a GPU the parameters keep our order, and one function is one kernel.
 """
 
 from __future__ import annotations
@@ -37,6 +38,31 @@ _PASSES = tvm.ir.transform.Sequential(
         _X.AnnotateEntryFunc(),
     ]
 )
+
+
+# What every GPU emitter writes down: the operations left are the same for all of them.
+_GPU = TvmTarget({"kind": "opencl"})
+# Our frames hold no blocks to lower. No StmtSimplify: it puts what T.bind named into every use again, and a softplus
+# of four kilobytes becomes one of a hundred, for the driver's compiler to take apart at each start.
+_GPU_PASSES = tvm.ir.transform.Sequential(
+    [
+        _X.BindTarget(_GPU),
+        _X.FlattenBuffer(),
+        _X.NarrowDataType(32),
+        _X.VectorizeLoop(True),
+        _X.UnrollLoop(),
+        _X.StorageRewrite(),
+        _X.RemoveNoOp(),
+        _S.RewriteUnsafeSelect(),
+    ]
+)
+
+
+def lower_gpu(func: Any) -> Any:
+    """One kernel as a PrimFunc on pointers: threads as `thread_extent`, memory as `local` and `shared` arrays."""
+    (lowered,) = _GPU_PASSES(tvm.IRModule({"kernel": func})).functions.values()
+    (lowered,) = _X.LowerIntrin()(tvm.IRModule({"kernel": _plain_pointers(lowered)})).functions.values()
+    return lowered
 
 
 def lower_cpu(funcs: dict[str, Any], target: dict[str, Any]) -> Any:

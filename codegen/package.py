@@ -40,9 +40,7 @@ def write_package(
     for step in plan.steps:
         g = plan.functions[step.function].generated
         steps.append(
-            moss_file.Step(
-                step.function, step.args, (g.n_tiles, 1, 1), step.label, g.work < _SMALL_WORK or g.n_tiles == 1
-            )
+            moss_file.Step(step.function, step.args, g.grid, step.label, g.work < _SMALL_WORK or g.grid == (1, 1, 1))
         )
     moss = moss_file.MossFile(
         model_hash=checkpoint.model_hash(),

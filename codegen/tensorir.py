@@ -32,11 +32,12 @@ from mossnet_tg.codegen.kernels.build import (
     Generated,
     Param,
     channel_tiles,
-    cpu_kernel,
     for_channels,
     load,
     local,
     storage,
+    tile_kernel,
+    vector,
     vectors,
     when,
 )
@@ -384,39 +385,46 @@ def _product(
 def _loops(name: str, kernel: Kernel, matrices: Mapping[int, Matrix], s: CpuSchedule) -> Generated:
     params = kernel.params(matrices)
     work = sum(_work(store) for store in kernel.stores)
-    with cpu_kernel(name, params) as k, T.serial(k.lo, k.hi) as tile:
+    nests = [_Nest(store, s) for store in kernel.stores]
+    alone = len(nests) == 1  # else their loops differ: one tile does all
+    with tile_kernel(name, params, nests[0].n_tiles if alone else 1, s.group_size) as k:
         buffers = _Buffers(kernel, params, k.buffers, matrices)
-        nests = [_Nest(store, buffers, s) for store in kernel.stores]
-        if len(nests) == 1:
-            n_tiles = nests[0].tiled(tile)
-        else:  # their loops differ: one tile does all
-            n_tiles = 1
-            for nest in nests:
+        for nest in nests:
+            nest.buffers = buffers
+            if alone:
+                nest.tiled(k.tile)
+            else:
                 with T.serial(nest.n_outer) as index:
                     nest.run(index)
-    return Generated(k.func, params, n_tiles, work)
+    return k.generated(work)
 
 
 class _Nest:
     """The loops of one store: the lane range innermost in vectors, all others as one outer index."""
 
-    def __init__(self, store: Store, buffers: _Buffers, s: CpuSchedule) -> None:
-        self.store, self.buffers, self.s = store, buffers, s
+    buffers: _Buffers  # once the function is open
+
+    def __init__(self, store: Store, s: CpuSchedule) -> None:
+        self.store, self.s = store, s
         self.lane = _lane(store)
         self.outer = [r for r in store.ranges if r is not self.lane]
         self.n_outer = math.prod(map(_extent, self.outer))
 
-    def tiled(self, tile: Expr) -> int:
-        """Emit one tile, an outer index or, where there is only the lane range, one vector of it; the number of
-        tiles.
-        """
+    @property
+    def n_tiles(self) -> int:
+        """A tile is an outer index or, where there is only the lane range, one vector of it."""
+        if self.n_outer > 1 or self.lane is None:
+            return self.n_outer
+        return channel_tiles(_extent(self.lane), self.s.lanes)
+
+    def tiled(self, tile: Expr) -> None:
+        """Emit one tile."""
         if self.n_outer > 1 or self.lane is None:
             self.run(tile)
-            return self.n_outer
+            return
         scope = _Scope(self.buffers.load, {})
         _reductions(scope, self.store.value)
         for_channels(_extent(self.lane), self.s.lanes, tile, lambda first, lanes: self._vector(scope, first, lanes))
-        return channel_tiles(_extent(self.lane), self.s.lanes)
 
     def run(self, index: Expr) -> None:
         """Emit everything under one outer index."""
@@ -434,7 +442,7 @@ class _Nest:
 
     def _vector(self, scope: _Scope, first: Expr, lanes: int) -> None:
         assert self.lane is not None
-        with T.vectorized(lanes) as v:
+        with vector(lanes) as v:
             self._emit(scope.child({self.lane: first + v}))
 
     def _emit(self, scope: _Scope) -> None:

@@ -7,7 +7,17 @@ from __future__ import annotations
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, local, sum_lanes, vectors
+from mossnet_tg.codegen.kernels.build import (
+    Buffer,
+    Expr,
+    Generated,
+    Param,
+    local,
+    sum_lanes,
+    tile_kernel,
+    vector,
+    vectors,
+)
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import SwaAttention
 
@@ -22,13 +32,12 @@ def swa_attention(name: str, op: SwaAttention, s: CpuSchedule) -> Generated:
         Param("v", kv),
         Param("params", 2, "int32"),
     ]
-    with cpu_kernel(name, params) as kernel, T.serial(kernel.lo, kernel.hi) as kv_head:
-        b = {p.name: buffer for p, buffer in zip(params, kernel.buffers, strict=True)}
-        group = op.n_heads // op.n_kv_heads
+    with tile_kernel(name, params, op.n_kv_heads, s.group_size) as k:
+        b, kv_head, group = k.by_name, k.tile, op.n_heads // op.n_kv_heads
         with T.serial(b["params"][0]) as t, T.serial(group) as g:
             _attend(op, s, b, kv_head, kv_head * group + g, t)
         _append(op, s, b, kv_head)
-    return Generated(kernel.func, params, op.n_kv_heads, 2 * op.n_tokens * op.n_heads * op.head_dim * op.window)
+    return k.generated(2 * op.n_tokens * op.n_heads * op.head_dim * op.window)
 
 
 def _ring(op: SwaAttention, which: int, kv_head: Expr, position: Expr) -> Expr:
@@ -47,15 +56,15 @@ def _attend(op: SwaAttention, s: CpuSchedule, b: dict[str, Buffer], kv_head: Exp
     T.buffer_store(top, T.float32(maths.LOWEST), [0])
     T.buffer_store(total, T.float32(0), [0])
     for first, lanes in vectors(d, s.lanes):
-        with T.vectorized(lanes) as v:
+        with vector(lanes) as v:
             T.buffer_store(acc, T.float32(0), [first + v])
 
     def visit(keys: Buffer, key: Expr, values: Buffer, value: Expr) -> None:
         parts, score, rescale, weight = local(s.lanes), local(1), local(1), local(1)
-        with T.vectorized(s.lanes) as v:
+        with vector(s.lanes) as v:
             T.buffer_store(parts, T.float32(0), [v])
         for first, lanes in vectors(d, s.lanes):
-            with T.vectorized(lanes) as v:
+            with vector(lanes) as v:
                 T.buffer_store(parts, parts[v] + b["q"][query + first + v] * keys[key + first + v], [v])
         sum_lanes(parts, s.lanes)
         T.buffer_store(score, parts[0] * T.float32(d**-0.5), [0])
@@ -64,7 +73,7 @@ def _attend(op: SwaAttention, s: CpuSchedule, b: dict[str, Buffer], kv_head: Exp
         T.buffer_store(weight, maths.exp(score[0] - top[0]), [0])
         T.buffer_store(total, total[0] * rescale[0] + weight[0], [0])
         for first, lanes in vectors(d, s.lanes):
-            with T.vectorized(lanes) as v:
+            with vector(lanes) as v:
                 T.buffer_store(acc, acc[first + v] * rescale[0] + weight[0] * values[value + first + v], [first + v])
 
     position = b["params"][1] + t
@@ -73,7 +82,7 @@ def _attend(op: SwaAttention, s: CpuSchedule, b: dict[str, Buffer], kv_head: Exp
     with T.serial(T.max(position + 1 - op.window, 0), b["params"][1]) as p:  # the ring's
         visit(b["ring"], _ring(op, 0, kv_head, p), b["ring"], _ring(op, 1, kv_head, p))
     for first, lanes in vectors(d, s.lanes):
-        with T.vectorized(lanes) as v:
+        with vector(lanes) as v:
             T.buffer_store(b["out"], acc[first + v] / total[0], [query + first + v])
 
 
@@ -83,6 +92,6 @@ def _append(op: SwaAttention, s: CpuSchedule, b: dict[str, Buffer], kv_head: Exp
     with T.serial(T.max(n - op.window, 0), n) as t:
         for which, fresh in ((0, b["k"]), (1, b["v"])):
             for first, lanes in vectors(op.head_dim, s.lanes):
-                with T.vectorized(lanes) as v:
+                with vector(lanes) as v:
                     at = _ring(op, which, kv_head, b["params"][1] + t) + first + v
                     T.buffer_store(b["ring"], fresh[_chunk(op, kv_head, t) + first + v], [at])

@@ -1,12 +1,15 @@
-"""The frame of every CPU kernel: flat buffers, a range of tiles, one PrimFunc.
+"""The frames of kernels: flat buffers, one PrimFunc, and who computes what.
 
-`with cpu_kernel(name, params) as k:` opens the function; inside, TensorIR is emitted through tvm's IR builder and
-`k.func` holds the result afterwards. A kernel computes tiles lo <= tile < hi, each on its own, so that threads share
-it.
+- `tile_kernel`: tiles that are computed each on its own. On a CPU the function takes a range of them, so that threads
+  share it; on a GPU each thread computes one.
+- `group_kernel`: on a GPU only, groups of threads that work together through shared memory and barriers.
+
+Inside, TensorIR is emitted through tvm's IR builder; the frame's `func` holds the result afterwards.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +22,7 @@ from mossnet_tg.errors import MossnetError
 
 Expr = Any
 Buffer = Any
+Size = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -34,27 +38,41 @@ class Param:
 
 @dataclass(frozen=True)
 class Generated:
-    """A kernel in TensorIR: its function, buffers and tiles; `work` is roughly its arithmetic for one call."""
+    """A kernel in TensorIR: its function, buffers and how it is launched; `work` is roughly its arithmetic for one
+    call. On a CPU `grid` is (tiles, 1, 1) and `block` (1, 1, 1); on a GPU they are groups, and threads of a group.
+    """
 
     func: Any
     params: Sequence[Param]
-    n_tiles: int
+    grid: Size
     work: int
+    block: Size = (1, 1, 1)
 
 
 @dataclass
-class CpuKernel:
-    """What `cpu_kernel` yields: the buffers in order, the tile bounds, and at the end the function."""
+class Frame:
+    """What a frame yields: the buffers in order, and when it is closed the kernel."""
 
+    params: Sequence[Param]
     buffers: list[Buffer]
-    lo: Expr
-    hi: Expr
+    grid: Size
+    block: Size
+    tile: Expr = None  # of a tile_kernel
+    group: tuple[Expr, Expr, Expr] = (None, None, None)  # of a group_kernel
+    thread: tuple[Expr, Expr, Expr] = (None, None, None)
     func: Any = field(default=None)
+
+    def generated(self, work: int) -> Generated:
+        return Generated(self.func, self.params, self.grid, work, self.block)
+
+    @property
+    def by_name(self) -> dict[str, Buffer]:
+        return {p.name: buffer for p, buffer in zip(self.params, self.buffers, strict=True)}
 
 
 @contextmanager
-def cpu_kernel(name: str, params: Sequence[Param]) -> Iterator[CpuKernel]:
-    """Open `void name(T *p0, …, int32 lo, int32 hi)`."""
+def _function(name: str, params: Sequence[Param], grid: Size, block: Size) -> Iterator[Frame]:
+    """Open `name(T *p0, …)`."""
     for p in params:
         if p.n >= 1 << 31:
             hint = "this version's kernels count with 31 bits"
@@ -64,9 +82,57 @@ def cpu_kernel(name: str, params: Sequence[Param]) -> Iterator[CpuKernel]:
             T.func_name(name)
             T.func_attr({"tirx.noalias": True, "global_symbol": name})
             buffers = [T.arg(p.name, T.buffer((p.n,), storage(p.dtype))) for p in params]
-            kernel = CpuKernel(buffers, T.arg("lo", T.int32()), T.arg("hi", T.int32()))
-            yield kernel
-        kernel.func = builder.get()
+            frame = Frame(params, buffers, grid, block)
+            yield frame
+        frame.func = builder.get()
+
+
+@contextmanager
+def tile_kernel(name: str, params: Sequence[Param], n_tiles: int, group_size: int | None) -> Iterator[Frame]:
+    """Open a kernel whose body computes the tile `frame.tile`.
+
+    `group_size` None: for a CPU, `void name(T *p0, …, int32 lo, int32 hi)` runs the tiles lo <= tile < hi; else for a
+    GPU, in groups of that many threads.
+    """
+    if group_size is None:
+        with _function(name, params, (n_tiles, 1, 1), (1, 1, 1)) as frame:
+            lo, hi = (T.arg(bound, T.int32()) for bound in ("lo", "hi"))
+            with T.serial(lo, hi) as frame.tile:
+                yield frame
+        return
+    n_groups = -(-n_tiles // group_size)
+    with group_kernel(name, params, (n_groups, 1, 1), (group_size, 1, 1)) as frame:
+        tile = frame.group[0] * group_size + frame.thread[0] if group_size > 1 else frame.group[0]
+        frame.tile = T.bind(tile)
+        if n_groups * group_size == n_tiles:
+            yield frame
+        else:
+            with T.If(frame.tile < n_tiles), T.Then():
+                yield frame
+
+
+@contextmanager
+def group_kernel(name: str, params: Sequence[Param], grid: Size, block: Size) -> Iterator[Frame]:
+    """Open a GPU kernel of `grid` groups of `block` threads; `frame.group` and `frame.thread` are where it stands."""
+    with _function(name, params, grid, block) as frame, contextlib.ExitStack() as stack:
+
+        def position(tag: str, sizes: Size) -> tuple[Expr, Expr, Expr]:
+            axes = zip("xyz", sizes, strict=True)
+            bound = [stack.enter_context(T.launch_thread(f"{tag}.{axis}", n)) for axis, n in axes]
+            return bound[0], bound[1], bound[2]
+
+        frame.group, frame.thread = position("blockIdx", grid), position("threadIdx", block)
+        yield frame
+
+
+def shared(n: int, dtype: str = "float32") -> Buffer:
+    """An array that the threads of a group share."""
+    return T.alloc_buffer((n,), dtype, scope="shared")
+
+
+def barrier() -> None:
+    """Every thread of the group gets here, and sees what all wrote to shared and global memory, before one goes on."""
+    T.evaluate(T.tvm_storage_sync("shared"))
 
 
 _MAX_LOCAL_BYTES = 1 << 16
@@ -119,11 +185,21 @@ def local(n: int, dtype: str = "float32") -> Buffer:
     return T.alloc_buffer((n,), dtype, scope="local")
 
 
+@contextmanager
+def vector(lanes: int) -> Iterator[Expr]:
+    """A loop over the lanes of a vector, computed at once; of one lane, none."""
+    if lanes == 1:
+        yield 0
+        return
+    with T.vectorized(lanes) as v:
+        yield v
+
+
 def sum_lanes(parts: Buffer, lanes: int) -> None:
     """parts[0] becomes the sum of all lanes, in halves: as exact as the lanes are many, and no chain of additions."""
     half = lanes // 2
     while half:
-        with T.vectorized(half) as v:
+        with vector(half) as v:
             T.buffer_store(parts, parts[v] + parts[half + v], [v])
         half //= 2
 

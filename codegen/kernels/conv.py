@@ -5,7 +5,16 @@ from __future__ import annotations
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
-from mossnet_tg.codegen.kernels.build import Expr, Generated, Param, channel_tiles, cpu_kernel, for_channels, local
+from mossnet_tg.codegen.kernels.build import (
+    Expr,
+    Generated,
+    Param,
+    channel_tiles,
+    for_channels,
+    local,
+    tile_kernel,
+    vector,
+)
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import CausalConv
 
@@ -19,16 +28,16 @@ def causal_conv(name: str, op: CausalConv, s: CpuSchedule) -> Generated:
     if op.bias:
         params.append(Param("bias", X))
     params.append(Param("params", 2, "int32"))
-    with cpu_kernel(name, params) as k, T.serial(k.lo, k.hi) as tile:
-        b = {p.name: buffer for p, buffer in zip(params, k.buffers, strict=True)}
+    with tile_kernel(name, params, channel_tiles(X, s.lanes), s.group_size) as k:
+        b = k.by_name
 
         def channels(c: Expr, lanes: int) -> None:
             past = local(max(W - 1, 1) * lanes)
             for j in range(W - 1):
-                with T.vectorized(lanes) as v:
+                with vector(lanes) as v:
                     T.buffer_store(past, b["state"][j * X + c + v], [j * lanes + v])
             with T.serial(b["params"][0]) as t:
-                with T.vectorized(lanes) as v:
+                with vector(lanes) as v:
                     now = T.bind(b["xz"][t * (2 * X) + c + v])
                     total = b["taps"][(W - 1) * X + c + v] * now
                     for j in range(W - 1):
@@ -37,12 +46,12 @@ def causal_conv(name: str, op: CausalConv, s: CpuSchedule) -> Generated:
                         total = total + b["bias"][c + v]
                     T.buffer_store(b["out"], maths.silu(total), [t * X + c + v])
                 for j in range(W - 1):
-                    with T.vectorized(lanes) as v:
+                    with vector(lanes) as v:
                         following = past[(j + 1) * lanes + v] if j < W - 2 else b["xz"][t * (2 * X) + c + v]
                         T.buffer_store(past, following, [j * lanes + v])
             for j in range(W - 1):
-                with T.vectorized(lanes) as v:
+                with vector(lanes) as v:
                     T.buffer_store(b["state"], past[j * lanes + v], [j * X + c + v])
 
-        for_channels(X, s.lanes, tile, channels)
-    return Generated(k.func, params, channel_tiles(X, s.lanes), op.n_tokens * X * (W + 16))
+        for_channels(X, s.lanes, k.tile, channels)
+    return k.generated(op.n_tokens * X * (W + 16))

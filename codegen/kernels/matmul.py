@@ -15,7 +15,7 @@ from functools import partial
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, load, local, when
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, load, local, tile_kernel, vector, when
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import ExpertMatmul
 
@@ -45,7 +45,7 @@ class Tile:
         self.n_parts = min(m.unroll_k, n_k) if self.n_rows == 1 else 1
         accs = [local(self.n_parts * self.n_rows * m.width) for _ in panels]
         for acc in accs:
-            with T.unroll(self.n_parts * self.n_rows * m.vectors) as i, T.vectorized(m.lanes) as v:
+            with T.unroll(self.n_parts * self.n_rows * m.vectors) as i, vector(m.lanes) as v:
                 T.buffer_store(acc, T.float32(0), [i * m.lanes + v])
         whole = n_k // self.n_parts * self.n_parts
         with T.serial(whole // self.n_parts) as k:
@@ -62,7 +62,7 @@ class Tile:
         for acc, panel in zip(accs, panels, strict=True):
             for r, row in enumerate(rows):
                 for j in range(m.vectors):
-                    with T.vectorized(m.lanes) as v:
+                    with vector(m.lanes) as v:
                         at = (part * self.n_rows + r) * m.width + j * m.lanes + v
                         weight = load(panel.buffer, panel.base + k * m.width + j * m.lanes + v, panel.dtype)
                         T.buffer_store(acc, acc[at] + row(k) * weight, [at])
@@ -70,7 +70,7 @@ class Tile:
     def _laid_down(self, acc: Buffer) -> Buffer:
         m, n = self.schedule, self.n_rows * self.schedule.width
         sums = local(n)
-        with T.unroll(self.n_rows * m.vectors) as i, T.vectorized(m.lanes) as v:
+        with T.unroll(self.n_rows * m.vectors) as i, vector(m.lanes) as v:
             total = acc[i * m.lanes + v]
             for part in range(1, self.n_parts):
                 total = total + acc[part * n + i * m.lanes + v]
@@ -87,14 +87,14 @@ def store_row(s: CpuSchedule, n_out: int, panel: Expr, store: Callable[[int, Exp
     for j in range(m.vectors):
         first = panel * m.width + j * m.lanes
 
-        def vector(j: int = j, first: Expr = first) -> None:
-            with T.vectorized(m.lanes) as v:
+        def whole(j: int = j, first: Expr = first) -> None:
+            with vector(m.lanes) as v:
                 store(j, v, first + v)
 
         if n_out % m.width == 0:
-            vector()
+            whole()
             continue
-        when(first + m.lanes <= n_out, vector)
+        when(first + m.lanes <= n_out, whole)
         if n_out % m.lanes:
             tail = n_out % m.lanes
             with T.If(T.And(first < n_out, first + m.lanes > n_out)), T.Then(), T.serial(tail) as v:
@@ -123,7 +123,8 @@ def linear(
     are the positions of W and of the params buffer (None for one token, which is always valid) among `params`.
     """
     n_rows = s.rows(n_tokens)
-    with cpu_kernel(name, params) as k, T.serial(k.lo, k.hi) as panel:
+    with tile_kernel(name, params, n_panels(s, n_out), s.group_size) as k:
+        panel = k.tile
         w = Panel(k.buffers[weight], panel * (n_in * s.matmul.width), params[weight].dtype)
 
         def block(first: Expr) -> None:
@@ -138,7 +139,7 @@ def linear(
             assert tokens is not None
             with T.serial(blocks(k.buffers[tokens][0], n_rows)) as b:
                 block(b * n_rows)
-    return Generated(k.func, params, n_panels(s, n_out), n_tokens * n_in * n_out)
+    return k.generated(n_tokens * n_in * n_out)
 
 
 def blocks(n: Expr, size: int) -> Expr:
@@ -174,19 +175,17 @@ def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSche
     params = expert_params(op, dtypes, s)
     # With one token each slot's panel is a tile of its own, unless the slots are added up.
     spread = op.n_tokens == 1 and op.epilogue != "combine"
-    with cpu_kernel(name, params) as k, T.serial(k.lo, k.hi) as tile:
-        buffers = {p.name: b for p, b in zip(params, k.buffers, strict=True)}
-        body = _ExpertBody(op, s, buffers, dtypes, tile % panels if spread else tile)
+    with tile_kernel(name, params, panels * (op.top_k if spread else 1), s.group_size) as k:
+        body = _ExpertBody(op, s, k.by_name, dtypes, k.tile % panels if spread else k.tile)
         if spread:
-            body.one_token(tile // panels)
+            body.one_token(k.tile // panels)
         elif op.n_tokens == 1:
             body.one_token_combined()
         elif op.routed:
             body.grouped()
         else:
             body.dense()
-    work = op.n_tokens * op.top_k * op.n_in * op.n_out
-    return Generated(k.func, params, panels * (op.top_k if spread else 1), work)
+    return k.generated(op.n_tokens * op.top_k * op.n_in * op.n_out)
 
 
 class _ExpertBody:
@@ -207,13 +206,13 @@ class _ExpertBody:
         """Decode: the gated sum of all slots, in order."""
         m, out, residual = self.s.matmul, self.buffers["out"], self.buffers["residual"]
         total = local(m.width)
-        with T.unroll(m.vectors) as j, T.vectorized(m.lanes) as v:
+        with T.unroll(m.vectors) as j, vector(m.lanes) as v:
             T.buffer_store(total, T.float32(0), [j * m.lanes + v])
         with T.serial(self.op.top_k) as slot:
             tile = Tile(self.s, self.op.n_in, [self._row(slot)], self._panels(self._expert(slot)))
             gate = self.buffers["gates"][slot] if self.op.routed else T.float32(1)
             for j in range(m.vectors):
-                with T.vectorized(m.lanes) as v:
+                with vector(m.lanes) as v:
                     at = j * m.lanes + v
                     T.buffer_store(total, total[at] + gate * tile.sum(0, 0, j, v), [at])
         store_row(

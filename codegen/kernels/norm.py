@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from tvm.script.ir_builder import tirx as T
 
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, local, sum_lanes, vectors
+from mossnet_tg.codegen.kernels.build import (
+    Buffer,
+    Expr,
+    Generated,
+    Param,
+    local,
+    sum_lanes,
+    tile_kernel,
+    vector,
+    vectors,
+)
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import RmsNorm
 
@@ -13,36 +23,36 @@ def rms_norm(name: str, op: RmsNorm, s: CpuSchedule) -> Generated:
     width = sum(op.segments)
     params = [Param("out", op.n_rows * width, written=True, read=False), Param("x", op.n_rows * width)]
     params += [Param(f"weight{i}", n) for i, n in enumerate(op.segments)]
-    with cpu_kernel(name, params) as k, T.serial(k.lo, k.hi) as row:
+    with tile_kernel(name, params, op.n_rows, s.group_size) as k:
         out, x, *weights = k.buffers
-        begin = row * width
+        begin = k.tile * width
         for n, weight in zip(op.segments, weights, strict=True):
             _segment(out, x, weight, begin, n, op.eps, s.lanes)
             begin = begin + n
-    return Generated(k.func, params, op.n_rows, 4 * op.n_rows * width)
+    return k.generated(4 * op.n_rows * width)
 
 
 def _segment(out: Buffer, x: Buffer, weight: Buffer, begin: Expr, n: int, eps: float, lanes: int) -> None:
     squares = local(lanes)
-    with T.vectorized(lanes) as v:
+    with vector(lanes) as v:
         T.buffer_store(squares, T.float32(0), [v])
     whole = n // lanes
     if whole:
-        with T.serial(whole) as i, T.vectorized(lanes) as v:
+        with T.serial(whole) as i, vector(lanes) as v:
             value = x[begin + i * lanes + v]
             T.buffer_store(squares, squares[v] + value * value, [v])
     for first, piece in vectors(n - whole * lanes, lanes):
-        with T.vectorized(piece) as v:
+        with vector(piece) as v:
             value = x[begin + whole * lanes + first + v]
             T.buffer_store(squares, squares[v] + value * value, [v])
     sum_lanes(squares, lanes)
     scale = local(1)
     T.buffer_store(scale, T.float32(1) / T.sqrt(squares[0] * T.float32(1 / n) + T.float32(eps)), [0])
     if whole:
-        with T.serial(whole) as i, T.vectorized(lanes) as v:
+        with T.serial(whole) as i, vector(lanes) as v:
             at = i * lanes + v
             T.buffer_store(out, x[begin + at] * scale[0] * weight[at], [begin + at])
     for first, piece in vectors(n - whole * lanes, lanes):
-        with T.vectorized(piece) as v:
+        with vector(piece) as v:
             at = whole * lanes + first + v
             T.buffer_store(out, x[begin + at] * scale[0] * weight[at], [begin + at])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, cpu_kernel, local
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, local, tile_kernel
+from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import RouterTopk
 
 
-def router_topk(name: str, op: RouterTopk) -> Generated:
-    E, k = op.n_experts, op.top_k
-    slots = op.n_tokens * k
+def router_topk(name: str, op: RouterTopk, s: CpuSchedule) -> Generated:
+    E = op.n_experts
+    slots = op.n_tokens * op.top_k
     params = [
         Param("gates", slots, written=True, read=False),
         Param("idx", slots, "int32", written=True),
@@ -19,12 +20,12 @@ def router_topk(name: str, op: RouterTopk) -> Generated:
         Param("logits", op.n_tokens * E),
         Param("params", 2, "int32"),
     ]
-    with cpu_kernel(name, params) as kernel, T.serial(kernel.lo, kernel.hi):
-        gates, idx, groups, logits, tokens = kernel.buffers
+    with tile_kernel(name, params, 1, s.group_size and 1) as k:
+        gates, idx, groups, logits, tokens = k.buffers
         with T.serial(tokens[0]) as t:
             _one_token(op, gates, idx, logits, t)
-        _group(op, idx, groups, tokens[0] * k)
-    return Generated(kernel.func, params, 1, op.n_tokens * E * (k + 16))
+        _group(op, idx, groups, tokens[0] * op.top_k)
+    return k.generated(op.n_tokens * E * (op.top_k + 16))
 
 
 def _one_token(op: RouterTopk, gates: Buffer, idx: Buffer, logits: Buffer, t: Expr) -> None:

@@ -21,9 +21,10 @@ from mossnet_tg.codegen.kernels.build import (
     Generated,
     Param,
     channel_tiles,
-    cpu_kernel,
     for_channels,
     local,
+    tile_kernel,
+    vector,
 )
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import LOG2E, RoutedScan
@@ -56,8 +57,8 @@ def n_slots(op: RoutedScan) -> int:
 
 def routed_scan(name: str, op: RoutedScan, s: CpuSchedule) -> Generated:
     params = scan_params(op)
-    with cpu_kernel(name, params) as k, T.serial(k.lo, k.hi) as tile:
-        buffers = {p.name: b for p, b in zip(params, k.buffers, strict=True)}
+    with tile_kernel(name, params, channel_tiles(op.d_inner, s.lanes), s.group_size) as k:
+        buffers = k.by_name
 
         def channels(c: Expr, lanes: int) -> None:
             body = _Channels(op, s, buffers, c, lanes)
@@ -68,9 +69,8 @@ def routed_scan(name: str, op: RoutedScan, s: CpuSchedule) -> Generated:
             else:
                 body.token_sequential()
 
-        for_channels(op.d_inner, s.lanes, tile, channels)
-    work = 20 * op.n_tokens * n_slots(op) * op.d_state * op.d_inner
-    return Generated(k.func, params, channel_tiles(op.d_inner, s.lanes), work)
+        for_channels(op.d_inner, s.lanes, k.tile, channels)
+    return k.generated(20 * op.n_tokens * n_slots(op) * op.d_state * op.d_inner)
 
 
 class _Channels:
@@ -84,29 +84,29 @@ class _Channels:
         op, b = self.op, self.b
         acc, step, drive = local(self.lanes), local(self.lanes), local(self.lanes)
         with T.serial(b["params"][0]) as t:
-            with T.vectorized(self.lanes) as v:
+            with vector(self.lanes) as v:
                 T.buffer_store(acc, b["D"][self.c + v] * self._x(t, v), [v])
             with T.serial(n_slots(op)) as j:
                 slot = t * n_slots(op) + j
                 expert = j if self.every else b["idx"][t * op.top_k + j]
                 self._load_step(step, drive, t, slot)
-                with T.serial(op.d_state) as n, T.vectorized(self.lanes) as v:
+                with T.serial(op.d_state) as n, vector(self.lanes) as v:
                     at = self._state(expert, n, v)
                     new = self._advance(
                         b["h"][at], b["A"][self._rate(expert, n, v)], step[v], drive[v], self._b_of(slot, n)
                     )
                     T.buffer_store(b["h"], new, [at])
                     T.buffer_store(acc, acc[v] + self._gate(t, slot, expert) * self._c_of(slot, n) * new, [v])
-            with T.vectorized(self.lanes) as v:
+            with vector(self.lanes) as v:
                 T.buffer_store(b["y"], acc[v] * self._silu_z(t, v), [t * op.d_inner + self.c + v])
 
     def grouped_by_expert(self) -> None:
         op, b, X = self.op, self.b, self.op.d_inner
         h, acc, step, drive = local(op.d_state * self.lanes), local(self.lanes), local(self.lanes), local(self.lanes)
-        with T.serial(b["params"][0]) as t, T.vectorized(self.lanes) as v:
+        with T.serial(b["params"][0]) as t, vector(self.lanes) as v:
             T.buffer_store(b["y"], b["D"][self.c + v] * self._x(t, v), [t * X + self.c + v])
         with T.serial(op.n_experts) as expert:
-            with self._states() as n, T.vectorized(self.lanes) as v:
+            with self._states() as n, vector(self.lanes) as v:
                 T.buffer_store(h, b["h"][self._state(expert, n, v)], [n * self.lanes + v])
             first = T.int32(0) if self.every else b["groups"][expert]
             last = b["params"][0] if self.every else b["groups"][expert + 1]
@@ -114,26 +114,26 @@ class _Channels:
                 slot = i * n_slots(op) + expert if self.every else b["groups"][op.n_experts + 1 + i]
                 t = i if self.every else slot // op.top_k
                 self._load_step(step, drive, t, slot)
-                with T.vectorized(self.lanes) as v:
+                with vector(self.lanes) as v:
                     T.buffer_store(acc, T.float32(0), [v])
-                with self._states() as n, T.vectorized(self.lanes) as v:
+                with self._states() as n, vector(self.lanes) as v:
                     at = n * self.lanes + v
                     new = self._advance(h[at], b["A"][self._rate(expert, n, v)], step[v], drive[v], self._b_of(slot, n))
                     T.buffer_store(h, new, [at])
                     T.buffer_store(acc, acc[v] + self._c_of(slot, n) * new, [v])
-                with T.vectorized(self.lanes) as v:
+                with vector(self.lanes) as v:
                     at = t * X + self.c + v
                     T.buffer_store(b["y"], b["y"][at] + self._gate(t, slot, expert) * acc[v], [at])
-            with self._states() as n, T.vectorized(self.lanes) as v:
+            with self._states() as n, vector(self.lanes) as v:
                 T.buffer_store(b["h"], h[n * self.lanes + v], [self._state(expert, n, v)])
-        with T.serial(b["params"][0]) as t, T.vectorized(self.lanes) as v:
+        with T.serial(b["params"][0]) as t, vector(self.lanes) as v:
             at = t * X + self.c + v
             T.buffer_store(b["y"], b["y"][at] * self._silu_z(t, v), [at])
 
     def mixed(self) -> None:
         op, b, routed = self.op, self.b, self.op.n_experts > 1
         h, acc, step, drive = local(op.d_state * self.lanes), local(self.lanes), local(self.lanes), local(self.lanes)
-        with self._states() as n, T.vectorized(self.lanes) as v:
+        with self._states() as n, vector(self.lanes) as v:
             T.buffer_store(h, b["h"][self._state(0, n, v)], [n * self.lanes + v])
         with T.serial(b["params"][0]) as t:
             slots = [t * op.top_k + j for j in range(op.top_k)]
@@ -146,7 +146,7 @@ class _Channels:
                     total = total + gate * value
                 return total
 
-            with T.vectorized(self.lanes) as v:
+            with vector(self.lanes) as v:
                 T.buffer_store(acc, b["D"][self.c + v] * self._x(t, v), [v])
                 T.buffer_store(step, mix([b["dt"][slot * op.d_inner + self.c + v] for slot in slots]), [v])
                 T.buffer_store(drive, self._drive(step[v], self._x(t, v)), [v])
@@ -155,15 +155,15 @@ class _Channels:
                     T.bind(mix([self._b_of(slot, n) for slot in slots])),
                     T.bind(mix([self._c_of(slot, n) for slot in slots])),
                 )
-                with T.vectorized(self.lanes) as v:
+                with vector(self.lanes) as v:
                     at = n * self.lanes + v
                     rate = T.bind(mix([b["A"][self._rate(expert, n, v)] for expert in experts]))
                     new = self._advance(h[at], rate, step[v], drive[v], B)
                     T.buffer_store(h, new, [at])
                     T.buffer_store(acc, acc[v] + C * new, [v])
-            with T.vectorized(self.lanes) as v:
+            with vector(self.lanes) as v:
                 T.buffer_store(b["y"], acc[v] * self._silu_z(t, v), [t * op.d_inner + self.c + v])
-        with self._states() as n, T.vectorized(self.lanes) as v:
+        with self._states() as n, vector(self.lanes) as v:
             T.buffer_store(b["h"], h[n * self.lanes + v], [self._state(0, n, v)])
 
     # ---- the pieces
@@ -173,7 +173,7 @@ class _Channels:
         return T.unroll(self.op.d_state) if self.op.d_state <= self.schedule.scan_unroll else T.serial(self.op.d_state)
 
     def _load_step(self, step: Buffer, drive: Buffer, t: Expr, slot: Expr) -> None:
-        with T.vectorized(self.lanes) as v:
+        with vector(self.lanes) as v:
             T.buffer_store(step, self.b["dt"][slot * self.op.d_inner + self.c + v], [v])
             T.buffer_store(drive, self._drive(step[v], self._x(t, v)), [v])
 

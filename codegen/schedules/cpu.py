@@ -40,6 +40,7 @@ class CpuSchedule:
     matmul: MatmulSchedule
     storage: Mapping[str, str]
     scan_unroll: int = 32
+    group_size: int | None = None  # not None: the tiles are work-items of a GPU interface, in groups of so many
 
     @classmethod
     def of(cls, target: Target) -> CpuSchedule:

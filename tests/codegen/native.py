@@ -39,7 +39,7 @@ class Native:
         """Call with one array a parameter, in order; their sizes must be exactly the parameters'."""
         assert [p.n for p in self.generated.params] == [a.size for a in arrays]
         pointers = [ctypes.c_void_p(a.ctypes.data) for a in arrays]
-        for tile in range(self.generated.n_tiles):
+        for tile in range(self.generated.grid[0]):
             self._call(*pointers, ctypes.c_int32(tile), ctypes.c_int32(tile + 1))
 
 
