@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import ir, tirx
+from tvm import ir, sym, tirx
 
 Node = Any
 
@@ -66,6 +66,36 @@ class DeviceParam:
 
 class Visitor:
     """Calls a method by the kind of node; one that is missing is a defect of the emitter, named."""
+
+    def __init__(self) -> None:
+        self._analyzer = sym.Analyzer()
+
+    def range_of(self, var: Node, begin: Node, extent: Node) -> None:
+        """Note where a loop or the threads of a group run."""
+        self._analyzer.bind(var, ir.Range.from_min_extent(begin, extent))
+
+    def simple(self, node: Node) -> Node:
+        """An index or condition, simplified; what T.bind named stays a name."""
+        return self._analyzer.simplify(node)
+
+    def bound(self, var: Node, value: Node) -> Node:
+        """The value of a T.bind, simplified if it is an integer; of a number or another name, later uses are simplified
+        too.
+        """
+        if DType.of(var) == DType("int", 32, 1):
+            value = self.simple(value)
+            if isinstance(value, (tirx.IntImm, tirx.Var)):
+                self._analyzer.bind(var, value)
+        return value
+
+    def branch(self, condition: Node, then: Node, otherwise: Node) -> tuple[Node | None, Node, Node]:
+        """(condition, then, otherwise), simplified; of a condition that is known only the side `then` is left, and the
+        condition is None.
+        """
+        condition = self.simple(condition)
+        if isinstance(condition, tirx.IntImm):
+            return None, then if int(condition.value) else otherwise, None
+        return condition, then, otherwise
 
     def visit(self, node: Node) -> Any:
         if isinstance(node, ir.Call):
