@@ -140,13 +140,13 @@ def embed(w: Weights, ids: Tensor) -> Tensor:
 def layer(c: Config, index: int, w: Weights, states: dict[str, Tensor], h: Tensor, params: Tensor) -> Tensor:
     """h [T, D] after layer `index` (SPEC.md, Stack); advances `states`; params as in `mossnet_tg.ops`."""
     if c.has_ssm(index):
-        y = _time_mix(c, w, states, _rms_norm(c, h, w["ssm.norm.weight"]), params)
+        y = _time_mix(c, w, states, h, params)
         h = (h + _linear(y, w["ssm.out_proj.weight"])).contiguous()
     if c.has_swa(index):
         y = _sliding_window_attention(c, w, states, _rms_norm(c, h, w["swa.norm.weight"]), params)
         h = (h + _linear(y, w["swa.o_proj.weight"])).contiguous()
     if c.mlp is not None:
-        h = _mlp_moe(c, w, h, _rms_norm(c, h, w["mlp.norm.weight"]), params)
+        h = _mlp_moe(c, w, h, params)
     return h
 
 
@@ -171,13 +171,13 @@ def _rms_norm(c: Config, x: Tensor, *weights: Tensor) -> Tensor:
     return ops.rms_norm(ops.RmsNorm(n_rows, tuple(weight.shape[0] for weight in weights), c.norm_eps), x, *weights)
 
 
-def _time_mix(c: Config, w: Weights, states: dict[str, Tensor], u: Tensor, params: Tensor) -> Tensor:
+def _time_mix(c: Config, w: Weights, states: dict[str, Tensor], h: Tensor, params: Tensor) -> Tensor:
     """y_t * SiLU(z_t) [T, X] (SPEC.md, TimeMix); the caller applies W_out and adds the residual."""
-    T, X, N, R, E, k = u.shape[0], c.d_inner, c.ssm.d_state, c.dt_rank, c.ssm.n_experts, c.ssm.top_k
+    T, X, N, R, E, k = h.shape[0], c.d_inner, c.ssm.d_state, c.dt_rank, c.ssm.n_experts, c.ssm.top_k
+    u, routing = _norm_and_route(c, w, "ssm", h, E, k, params)
     xz = _linear(u, w["ssm.in_proj.weight"]).contiguous()  # [T, 2X]
     conv = ops.CausalConv(T, X, c.ssm.d_conv, c.ssm.conv_bias)
     x = ops.causal_conv(conv, states.get("conv"), xz, w["ssm.taps"], w.get("ssm.conv.bias"), params)  # [T, X]
-    routing: tuple[Tensor, ...] = _route(c, u, w["ssm.router.weight"], k, params) if E > 1 else ()
     every = c.ssm.state_update == "all"
     n_slots = E if every else k
     where = routing[1:] if routing and not every else ()
@@ -186,24 +186,39 @@ def _time_mix(c: Config, w: Weights, states: dict[str, Tensor], u: Tensor, param
     p = ops.expert_matmul(to_p, x, w["ssm.x_proj.weight"], *where, params)  # [T, n_slots, R + 2N]
     if c.ssm.dt_bc_norm:
         p = _rms_norm(c, p, w["ssm.dt_norm.weight"], w["ssm.b_norm.weight"], w["ssm.c_norm.weight"])
-    to_dt = ops.ExpertMatmul(T, E, n_slots, R, X, R + 2 * N, per_slot=True, routed=routed, epilogue="softplus")
-    dt = ops.expert_matmul(to_dt, p, w["ssm.dt_proj.weight"], w["ssm.dt_proj.bias"], *where, params)  # [T, n_slots, X]
+    delta: tuple[Tensor, ...] = (w["ssm.dt_proj.weight"], w["ssm.dt_proj.bias"])
+    if T > 1:  # one token's are made where they are used
+        to_dt = ops.ExpertMatmul(T, E, n_slots, R, X, R + 2 * N, per_slot=True, routed=routed, epilogue="softplus")
+        delta = (ops.expert_matmul(to_dt, p, *delta, *where, params),)  # [T, n_slots, X]
     n_a = w["ssm.A"].shape[0]
     scan = ops.RoutedScan(T, X, N, R, E, k, n_a == 1, c.ssm.mode, c.ssm.state_update, c.ssm.discretization)
-    return ops.routed_scan(scan, states["ssm"], x, xz, dt, p, w["ssm.A"], w["ssm.D"], *routing, params)
+    return ops.routed_scan(scan, states["ssm"], x, xz, p, w["ssm.A"], w["ssm.D"], *delta, *routing, params)
 
 
-def _route(c: Config, u: Tensor, weight: Tensor, top_k: int, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(gates, idx, groups) of RouterTopk for the normed input `u` [T, D]."""
-    op = ops.RouterTopk(u.shape[0], weight.shape[0], top_k, c.router.norm_topk)
-    return ops.router_topk(op, _linear(u, weight).contiguous(), params)
+def _norm_and_route(
+    c: Config, w: Weights, part: str, h: Tensor, n_experts: int, top_k: int, params: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The normed input [T, D] of a mixture, and where its tokens go: gates, idx and of several tokens groups of
+    RouterTopk; nothing for a single expert.
+    """
+    norm = w[f"{part}.norm.weight"]
+    if n_experts == 1:
+        return _rms_norm(c, h, norm), ()
+    T, D = h.shape
+    weight, norm_topk = w[f"{part}.router.weight"], c.router.norm_topk
+    if T == 1:
+        u, *routing = ops.norm_router(ops.NormRouter(D, n_experts, top_k, norm_topk, c.norm_eps), h, norm, weight)
+        return u, tuple(routing)
+    u = _rms_norm(c, h, norm)
+    op = ops.RouterTopk(T, n_experts, top_k, norm_topk)
+    return u, ops.router_topk(op, _linear(u, weight).contiguous(), params)
 
 
-def _mlp_moe(c: Config, w: Weights, h: Tensor, v: Tensor, params: Tensor) -> Tensor:
-    """h + m_t [T, D] (SPEC.md, MLP mixture) for the normed input `v` [T, D]."""
+def _mlp_moe(c: Config, w: Weights, h: Tensor, params: Tensor) -> Tensor:
+    """h + m_t [T, D] (SPEC.md, MLP mixture)."""
     assert c.mlp is not None
-    T, D, F, E, k = v.shape[0], c.d_model, c.mlp.d_ff, c.mlp.n_experts, c.mlp.top_k
-    routing = _route(c, v, w["mlp.router.weight"], k, params) if E > 1 else ()
+    T, D, F, E, k = h.shape[0], c.d_model, c.mlp.d_ff, c.mlp.n_experts, c.mlp.top_k
+    v, routing = _norm_and_route(c, w, "mlp", h, E, k, params)
     routed = E > 1
     up = ops.ExpertMatmul(T, E, k, D, F, D, per_slot=False, routed=routed, epilogue="swiglu")
     a = ops.expert_matmul(up, v, w["mlp.w1.weight"], w["mlp.w3.weight"], *routing[1:], params)  # [T, k, F]

@@ -74,6 +74,21 @@ class RouterTopk:
 
 
 @dataclass(frozen=True)
+class NormRouter:
+    """RmsNorm, the router's product and RouterTopk for one token, in one launch: decode does this twice a layer.
+
+    out [1, D]: x, normed; gates [1, k]; idx [1, k]; logits [1, E]; x [1, D]; norm [D]; weight [E, D]. One token has no
+    groups.
+    """
+
+    d_model: int
+    n_experts: int
+    top_k: int
+    norm_topk: bool
+    eps: float
+
+
+@dataclass(frozen=True)
 class ExpertMatmul:
     """Each slot's row times its expert's matrix.
 
@@ -85,7 +100,8 @@ class ExpertMatmul:
     - "swiglu": weight3 [E, n_out, n_in]: out = SiLU(W x) * (W3 x)
     - "combine": residual [T, n_out], and gates [T, k] when routed: out = residual + sum over the slots of gate * (W x)
 
-    then idx [T, k] and groups of RouterTopk when `routed`; params. When not routed, slot j is expert j and k = E.
+    then, when `routed`, idx [T, k] and for several tokens groups of RouterTopk; params. When not routed, slot j is
+    expert j and k = E.
     """
 
     n_tokens: int
@@ -103,10 +119,11 @@ class ExpertMatmul:
 class RoutedScan:
     """The routed-expert recurrence with skip and gate: y_t * SiLU(z_t) of SPEC.md, TimeMix.
 
-    y [T, X]; h [S, N, X] (in place); x [T, X]; xz [T, 2X], whose columns X..2X-1 are z; dt [T, K, X] (Delta, after
-    softplus); p [T, K, R + 2N], whose columns R.. are B and R+N.. are C; A [E, N, X] (or [1, N, X] when `shared_a`),
-    as A log2(e); D [X]; gates, idx [T, k] and groups of RouterTopk when E > 1; params. K is k, or E when every state
-    advances (`update` "all").
+    y [T, X]; h [S, N, X] (in place); x [T, X]; xz [T, 2X], whose columns X..2X-1 are z; p [T, K, R + 2N], whose
+    columns 0.. are d, R.. are B and R+N.. are C; A [E, N, X] (or [1, N, X] when `shared_a`), as A log2(e); D [X];
+    Delta: of several tokens dt [T, K, X] (after softplus), of one token what it is made of, dt_proj's weight [E, X, R]
+    and bias [E, X]; when E > 1 gates and idx [T, k], and of several tokens groups of RouterTopk; params. K is k, or E
+    when every state advances (`update` "all").
     """
 
     n_tokens: int
@@ -136,7 +153,7 @@ class SwaAttention:
     window: int
 
 
-Op: TypeAlias = RmsNorm | CausalConv | RouterTopk | ExpertMatmul | RoutedScan | SwaAttention
+Op: TypeAlias = RmsNorm | CausalConv | RouterTopk | NormRouter | ExpertMatmul | RoutedScan | SwaAttention
 
 _KINDS: dict[str, type[Any]] = {k.__name__: k for k in get_args(Op)}
 _PREFIX = "moss."
@@ -161,7 +178,7 @@ def n_outputs(op: Op) -> int:
     """How many of the op's leading buffers it writes (a state among them is read too)."""
     if isinstance(op, ExpertMatmul | RmsNorm) or (isinstance(op, CausalConv) and op.d_conv == 1):
         return 1
-    return 3 if isinstance(op, RouterTopk) else 2
+    return {RouterTopk: 3, NormRouter: 4}.get(type(op), 2)
 
 
 # ---- placing an op into a graph
@@ -204,6 +221,14 @@ def router_topk(op: RouterTopk, logits: Tensor, params: Tensor) -> tuple[Tensor,
         op, _router_topk, Tensor.empty(*slots), Tensor.empty(*slots, dtype=dtypes.int), groups, logits, params
     )
     return gates, idx, groups
+
+
+def norm_router(op: NormRouter, x: Tensor, norm: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(x normed [1, D], gates [1, k], idx [1, k])."""
+    slots = (1, op.top_k)
+    outputs = [Tensor.empty(*x.shape), Tensor.empty(*slots), Tensor.empty(*slots, dtype=dtypes.int)]
+    u, gates, idx, _ = _place(op, _norm_router, *outputs, Tensor.empty(1, op.n_experts), x, norm, weight)
+    return u, gates, idx
 
 
 def expert_matmul(op: ExpertMatmul, x: Tensor, *operands: Tensor) -> Tensor:
@@ -291,9 +316,10 @@ def _causal_conv(op: CausalConv, out: UOp, *rest: UOp) -> UOp:
     return UOp.group(done, *[state[j, c].store(final[j]) for j in range(last)]).end(c)
 
 
-def _router_topk(op: RouterTopk, gates: UOp, idx: UOp, groups: UOp, logits: UOp, params: UOp) -> UOp:
+def _choose(op: RouterTopk | NormRouter, n_tokens: int, gates: UOp, idx: UOp, logits: UOp) -> UOp:
+    """Softmax and top-k of each row of logits."""
     E, k = op.n_experts, op.top_k
-    t, e, j, i, r = _loop(op.n_tokens, 0), _loop(E, 1), _loop(E, 2), _loop(E, 4), _loop(k, 5)
+    t, e, j, i, r = _loop(n_tokens, 0), _loop(E, 1), _loop(E, 2), _loop(E, 4), _loop(k, 5)
     top, total, rank = _registers(1, 0), _registers(1, 1), _registers(1, 2, dtypes.int)
     top = top.after(top.after(t)[0].store(-3e38))
     inner = top.after(e)
@@ -318,11 +344,13 @@ def _router_topk(op: RouterTopk, gates: UOp, idx: UOp, groups: UOp, logits: UOp,
     stores = [at_gate.store(chosen.where(power(i), at_gate)), at_idx.store(chosen.where(i.cast(dtypes.int), at_idx))]
     done = UOp.group(add, *stores).end(i)
     unscaled = gates.after(done)[t, r]
-    routed = unscaled.store(unscaled / total.after(done)[0]).end(r).end(t)
-    n_slots = op.n_tokens * k
+    return unscaled.store(unscaled / total.after(done)[0]).end(r).end(t)
 
+
+def _router_topk(op: RouterTopk, gates: UOp, idx: UOp, groups: UOp, logits: UOp, params: UOp) -> UOp:
+    k, n_slots = op.top_k, op.n_tokens * op.top_k
     # Counting sort by expert; slots of tokens that are not valid count as expert E and end up last.
-    flat = idx.after(routed)
+    flat = idx.after(_choose(op, op.n_tokens, gates, idx, logits))
 
     def key(s: UOp) -> UOp:
         return (s // k < params[0]).where(flat[s // k, s % k], op.n_experts)
@@ -337,6 +365,16 @@ def _router_topk(op: RouterTopk, gates: UOp, idx: UOp, groups: UOp, logits: UOp,
     earlier = (key(b) < key(a)) | (key(b).ne(key(a)).logical_not() & (b < a))
     position = place.after(place[0].store(place[0] + earlier.where(1, 0)).end(b))[0]
     return UOp.group(begins, groups[op.n_experts + 1 + position].store(a.cast(dtypes.int)).end(a))
+
+
+def _norm_router(op: NormRouter, out: UOp, gates: UOp, idx: UOp, logits: UOp, x: UOp, norm: UOp, weight: UOp) -> UOp:
+    u = out.after(_rms_norm(RmsNorm(1, (op.d_model,), op.eps), out, x, norm))
+    e, i = _loop(op.n_experts, 10), _loop(op.d_model, 11)
+    acc = _registers(1, 5)
+    acc = acc.after(acc.after(e)[0].store(0.0)).after(i)
+    term = weight[e, i].cast(dtypes.float) * u[0, i]
+    product = logits[0, e].store(acc.after(acc[0].store(acc[0] + term).end(i))[0]).end(e)
+    return _choose(op, 1, gates, idx, logits.after(product))
 
 
 def _expert_matmul(op: ExpertMatmul, out: UOp, x: UOp, weight: UOp, *rest: UOp) -> UOp:
@@ -367,8 +405,9 @@ def _expert_matmul(op: ExpertMatmul, out: UOp, x: UOp, weight: UOp, *rest: UOp) 
     return out[t, j, o].store(result).end(j).end(o).end(t)
 
 
-def _routed_scan(op: RoutedScan, y: UOp, h: UOp, x: UOp, xz: UOp, dt: UOp, p: UOp, A: UOp, D: UOp, *rest: UOp) -> UOp:
+def _routed_scan(op: RoutedScan, y: UOp, h: UOp, x: UOp, xz: UOp, p: UOp, A: UOp, D: UOp, *rest: UOp) -> UOp:
     routed = op.n_experts > 1
+    made, rest = (rest[:2], rest[2:]) if op.n_tokens == 1 else (rest[:1], rest[1:])
     gates, idx = (rest[0], rest[1]) if routed else (None, None)
     params = rest[-1]
     b0, c0 = op.dt_rank, op.dt_rank + op.d_state
@@ -376,6 +415,16 @@ def _routed_scan(op: RoutedScan, y: UOp, h: UOp, x: UOp, xz: UOp, dt: UOp, p: UO
     valid = t < params[0]
     acc = _registers(1, 0)
     acc = acc.after(acc.after(c, t)[0].store(D[c] * x[t, c]))
+
+    def delta(j: UOp | int, expert: UOp | int, number: int = 0) -> UOp:
+        """Delta of slot j; `number` tells apart those that are computed side by side."""
+        if len(made) == 1:
+            return made[0][t, j, c]
+        weight, bias = made
+        r, total = _loop(op.dt_rank, 4 + number), _registers(1, 1 + number)
+        total = total.after(total.after(c, t, *([j] if isinstance(j, UOp) else []))[0].store(0.0)).after(r)
+        term = weight[expert, c, r].cast(dtypes.float) * p[t, j, r]
+        return _softplus(total.after(total[0].store(total[0] + term).end(r))[0] + bias[expert, c])
 
     def advance(old: UOp, a2: UOp, step: UOp, b: UOp) -> UOp:
         """One step of the recurrence for one state; `a2` is A log2(e)."""
@@ -391,22 +440,22 @@ def _routed_scan(op: RoutedScan, y: UOp, h: UOp, x: UOp, xz: UOp, dt: UOp, p: UO
         n = _loop(op.d_state, 2)
         slots = range(op.top_k)
         g = [UOp.const(1.0, dtypes.float) if gates is None else gates[t, j] for j in slots]
-        e = [0 if op.shared_a or idx is None else idx[t, j] for j in slots]
+        e = [0 if idx is None else idx[t, j] for j in slots]
 
         def mix(values: list[UOp]) -> UOp:
             return sum((g[j] * values[j] for j in slots[1:]), g[0] * values[0])
 
-        step, b = mix([dt[t, j, c] for j in slots]), mix([p[t, j, b0 + n] for j in slots])
+        step, b = mix([delta(j, e[j], j) for j in slots]), mix([p[t, j, b0 + n] for j in slots])
         state = h.after(t)
-        new = advance(state[0, n, c], mix([A[e[j], n, c] for j in slots]), step, b)
+        new = advance(state[0, n, c], mix([A[0 if op.shared_a else e[j], n, c] for j in slots]), step, b)
         inner = acc.after(n)
         total = inner[0].store(inner[0] + mix([p[t, j, c0 + n] for j in slots]) * new)
         done = UOp.group(state[0, n, c].store(valid.where(new, state[0, n, c])), total).end(n)
     else:
-        j, n = _loop(dt.shape[1], 2), _loop(op.d_state, 3)
+        j, n = _loop(p.shape[1], 2), _loop(op.d_state, 3)
         s = j if op.update == "all" or idx is None else idx[t, j]
         state = h.after(t, j)
-        new = advance(state[s, n, c], A[0 if op.shared_a else s, n, c], dt[t, j, c], p[t, j, b0 + n])
+        new = advance(state[s, n, c], A[0 if op.shared_a else s, n, c], delta(j, s), p[t, j, b0 + n])
         gate = UOp.const(1.0, dtypes.float)
         if gates is not None and idx is not None and op.update == "all":
             gate = sum((idx[t, i].ne(j).where(0.0, gates[t, i]) for i in range(op.top_k)), UOp.const(0.0, dtypes.float))

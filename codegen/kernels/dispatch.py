@@ -15,8 +15,9 @@ _GENERATORS: dict[type[Any], Callable[[str, Any, Sequence[str], CpuSchedule], Ge
     ops.RmsNorm: lambda name, op, dtypes, s: norm.rms_norm(name, op, s),
     ops.CausalConv: lambda name, op, dtypes, s: conv.causal_conv(name, op, s),
     ops.RouterTopk: lambda name, op, dtypes, s: router.router_topk(name, op, s),
+    ops.NormRouter: router.norm_router,
     ops.ExpertMatmul: matmul.expert_matmul,
-    ops.RoutedScan: lambda name, op, dtypes, s: scan.routed_scan(name, op, s),
+    ops.RoutedScan: scan.routed_scan,
     ops.SwaAttention: lambda name, op, dtypes, s: attention.swa_attention(name, op, s),
 }
 

@@ -166,7 +166,9 @@ def expert_params(op: ExpertMatmul, dtypes: Sequence[str], s: CpuSchedule) -> li
     if combine and op.routed:
         params.append(Param("gates", slots))
     if op.routed:
-        params += [Param("idx", slots, "int32"), Param("groups", op.n_experts + 1 + slots, "int32")]
+        params.append(Param("idx", slots, "int32"))
+        if op.n_tokens > 1:
+            params.append(Param("groups", op.n_experts + 1 + slots, "int32"))
     return [*params, Param("params", 2, "int32")]
 
 

@@ -27,12 +27,13 @@ def rms_norm(name: str, op: RmsNorm, s: CpuSchedule) -> Generated:
         out, x, *weights = k.buffers
         begin = k.tile * width
         for n, weight in zip(op.segments, weights, strict=True):
-            _segment(out, x, weight, begin, n, op.eps, s.lanes)
+            normed(out, x, weight, begin, n, op.eps, s.lanes)
             begin = begin + n
     return k.generated(4 * op.n_rows * width)
 
 
-def _segment(out: Buffer, x: Buffer, weight: Buffer, begin: Expr, n: int, eps: float, lanes: int) -> None:
+def normed(out: Buffer, x: Buffer, weight: Buffer, begin: Expr, n: int, eps: float, lanes: int) -> None:
+    """One segment: out[begin : begin + n] = x / rms(x) * weight."""
     squares = local(lanes)
     with vector(lanes) as v:
         T.buffer_store(squares, T.float32(0), [v])

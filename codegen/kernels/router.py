@@ -1,13 +1,21 @@
-"""RouterTopk: a handful of numbers a token, so one tile; then the counting sort that groups the tokens by expert."""
+"""RouterTopk and NormRouter: a handful of numbers a token, so one tile.
+
+For several tokens the counting sort that groups them by expert follows; for one token, the norm and the router's
+product come first, since three launches would take longer than the work.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
 from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, local, tile_kernel
+from mossnet_tg.codegen.kernels.matmul import Panel, Tile, n_panels, store_row
+from mossnet_tg.codegen.kernels.norm import normed
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
-from mossnet_tg.ops import RouterTopk
+from mossnet_tg.ops import NormRouter, RouterTopk
 
 
 def router_topk(name: str, op: RouterTopk, s: CpuSchedule) -> Generated:
@@ -28,7 +36,34 @@ def router_topk(name: str, op: RouterTopk, s: CpuSchedule) -> Generated:
     return k.generated(op.n_tokens * E * (op.top_k + 16))
 
 
-def _one_token(op: RouterTopk, gates: Buffer, idx: Buffer, logits: Buffer, t: Expr) -> None:
+def norm_router(name: str, op: NormRouter, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
+    D, E = op.d_model, op.n_experts
+    params = norm_router_params(op, dtypes, s.matmul.width)
+    with tile_kernel(name, params, 1, s.group_size and 1) as k:
+        out, gates, idx, logits, x, norm, weight = k.buffers
+        normed(out, x, norm, 0, D, op.eps, s.lanes)
+        with T.serial(n_panels(s, E)) as panel:
+            at = Panel(weight, panel * (D * s.matmul.width), dtypes[0])
+            tile = Tile(s, D, [lambda i: out[i]], [at])
+            store_row(s, E, panel, lambda j, v, e: T.buffer_store(logits, tile.sum(0, 0, j, v), [e]))
+        _one_token(op, gates, idx, logits, 0)
+    return k.generated(D * (E + 4))
+
+
+def norm_router_params(op: NormRouter, dtypes: Sequence[str], width: int) -> list[Param]:
+    """The buffers of a NormRouter, in the op's order."""
+    return [
+        Param("out", op.d_model, written=True),
+        Param("gates", op.top_k, written=True),
+        Param("idx", op.top_k, "int32", written=True, read=False),
+        Param("logits", op.n_experts, written=True),
+        Param("x", op.d_model),
+        Param("norm", op.d_model),
+        Param("weight", -(-op.n_experts // width) * op.d_model * width, dtypes[0]),
+    ]
+
+
+def _one_token(op: RouterTopk | NormRouter, gates: Buffer, idx: Buffer, logits: Buffer, t: Expr) -> None:
     E, k = op.n_experts, op.top_k
     scores, powers = local(E), local(E)
     top, total, best, chosen = local(1), local(1), local(1), local(1, "int32")

@@ -10,6 +10,7 @@ Three loop structures, all without communication between tiles:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
@@ -22,6 +23,7 @@ from mossnet_tg.codegen.kernels.build import (
     Param,
     channel_tiles,
     for_channels,
+    load,
     local,
     tile_kernel,
     vector,
@@ -30,7 +32,7 @@ from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import LOG2E, RoutedScan
 
 
-def scan_params(op: RoutedScan) -> list[Param]:
+def scan_params(op: RoutedScan, dtypes: Sequence[str], width: int) -> list[Param]:
     """The buffers of a RoutedScan, in the op's order."""
     T_, X, N, E = op.n_tokens, op.d_inner, op.d_state, op.n_experts
     slots = T_ * n_slots(op)
@@ -39,14 +41,19 @@ def scan_params(op: RoutedScan) -> list[Param]:
         Param("h", (E if op.mode == "separate_state" else 1) * N * X, written=True),
         Param("x", T_ * X),
         Param("xz", T_ * 2 * X),
-        Param("dt", slots * X),
         Param("p", slots * (op.dt_rank + 2 * N)),
         Param("A", (1 if op.shared_a else E) * N * X),
         Param("D", X),
     ]
+    if T_ > 1:
+        params.append(Param("dt", slots * X))
+    else:
+        params += [Param("weight", E * -(-X // width) * op.dt_rank * width, dtypes[0]), Param("bias", E * X)]
     if E > 1:
         routed = T_ * op.top_k
-        params += [Param("gates", routed), Param("idx", routed, "int32"), Param("groups", E + 1 + routed, "int32")]
+        params += [Param("gates", routed), Param("idx", routed, "int32")]
+        if T_ > 1:
+            params.append(Param("groups", E + 1 + routed, "int32"))
     return [*params, Param("params", 2, "int32")]
 
 
@@ -55,13 +62,13 @@ def n_slots(op: RoutedScan) -> int:
     return op.n_experts if op.update == "all" else op.top_k
 
 
-def routed_scan(name: str, op: RoutedScan, s: CpuSchedule) -> Generated:
-    params = scan_params(op)
+def routed_scan(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
+    params = scan_params(op, dtypes, s.matmul.width)
     with tile_kernel(name, params, channel_tiles(op.d_inner, s.lanes), s.group_size) as k:
         buffers = k.by_name
 
         def channels(c: Expr, lanes: int) -> None:
-            body = _Channels(op, s, buffers, c, lanes)
+            body = _Channels(op, s, buffers, dtypes, c, lanes)
             if op.mode == "param_mix":
                 body.mixed()
             elif s.scan_grouped(op.n_tokens):
@@ -76,8 +83,10 @@ def routed_scan(name: str, op: RoutedScan, s: CpuSchedule) -> Generated:
 class _Channels:
     """The recurrence for `lanes` channels from channel `c` on."""
 
-    def __init__(self, op: RoutedScan, s: CpuSchedule, b: dict[str, Buffer], c: Expr, lanes: int) -> None:
-        self.op, self.schedule, self.b, self.c, self.lanes = op, s, b, c, lanes
+    def __init__(
+        self, op: RoutedScan, s: CpuSchedule, b: dict[str, Buffer], dtypes: Sequence[str], c: Expr, lanes: int
+    ) -> None:
+        self.op, self.schedule, self.b, self.dtypes, self.c, self.lanes = op, s, b, dtypes, c, lanes
         self.every = op.update == "all" or op.n_experts == 1  # each token moves every state
 
     def token_sequential(self) -> None:
@@ -89,7 +98,7 @@ class _Channels:
             with T.serial(n_slots(op)) as j:
                 slot = t * n_slots(op) + j
                 expert = j if self.every else b["idx"][t * op.top_k + j]
-                self._load_step(step, drive, t, slot)
+                self._load_step(step, drive, t, slot, expert)
                 with T.serial(op.d_state) as n, vector(self.lanes) as v:
                     at = self._state(expert, n, v)
                     new = self._advance(
@@ -113,7 +122,7 @@ class _Channels:
             with T.serial(first, last) as i:
                 slot = i * n_slots(op) + expert if self.every else b["groups"][op.n_experts + 1 + i]
                 t = i if self.every else slot // op.top_k
-                self._load_step(step, drive, t, slot)
+                self._load_step(step, drive, t, slot, expert)
                 with vector(self.lanes) as v:
                     T.buffer_store(acc, T.float32(0), [v])
                 with self._states() as n, vector(self.lanes) as v:
@@ -138,7 +147,7 @@ class _Channels:
         with T.serial(b["params"][0]) as t:
             slots = [t * op.top_k + j for j in range(op.top_k)]
             gates = [b["gates"][slot] if routed else T.float32(1) for slot in slots]
-            experts = [0 if op.shared_a or not routed else b["idx"][slot] for slot in slots]
+            experts = [b["idx"][slot] if routed else 0 for slot in slots]
 
             def mix(values: list[Expr]) -> Expr:
                 total = gates[0] * values[0]
@@ -146,9 +155,10 @@ class _Channels:
                     total = total + gate * value
                 return total
 
+            deltas = [self._delta(slot, expert) for slot, expert in zip(slots, experts, strict=True)]
             with vector(self.lanes) as v:
                 T.buffer_store(acc, b["D"][self.c + v] * self._x(t, v), [v])
-                T.buffer_store(step, mix([b["dt"][slot * op.d_inner + self.c + v] for slot in slots]), [v])
+                T.buffer_store(step, mix([delta(v) for delta in deltas]), [v])
                 T.buffer_store(drive, self._drive(step[v], self._x(t, v)), [v])
             with self._states() as n:
                 B, C = (
@@ -172,10 +182,45 @@ class _Channels:
         """The loop over N: unrolled, the state becomes registers; a long one stays a loop over the cache."""
         return T.unroll(self.op.d_state) if self.op.d_state <= self.schedule.scan_unroll else T.serial(self.op.d_state)
 
-    def _load_step(self, step: Buffer, drive: Buffer, t: Expr, slot: Expr) -> None:
+    def _load_step(self, step: Buffer, drive: Buffer, t: Expr, slot: Expr, expert: Expr) -> None:
+        delta = self._delta(slot, expert)
         with vector(self.lanes) as v:
-            T.buffer_store(step, self.b["dt"][slot * self.op.d_inner + self.c + v], [v])
+            T.buffer_store(step, delta(v), [v])
             T.buffer_store(drive, self._drive(step[v], self._x(t, v)), [v])
+
+    def _delta(self, slot: Expr, expert: Expr) -> Callable[[Expr], Expr]:
+        """Delta of a slot by lane: loaded, or of one token made here, dt_proj and softplus."""
+        op, b = self.op, self.b
+        if op.n_tokens > 1:
+            return lambda v: b["dt"][slot * op.d_inner + self.c + v]
+        width, R = self.schedule.matmul.width, op.dt_rank
+        panel = expert * -(-op.d_inner // width) + self.c // width
+        parts = min(self.schedule.matmul.unroll_k, R)
+        total = local(parts * self.lanes)
+        for part in range(parts):
+            with vector(self.lanes) as v:
+                T.buffer_store(total, T.float32(0), [part * self.lanes + v])
+
+        def add(r: Expr, part: int) -> None:
+            d = b["p"][slot * (R + 2 * op.d_state) + r]
+            with vector(self.lanes) as v:
+                weight = load(b["weight"], (panel * R + r) * width + self.c % width + v, self.dtypes[0])
+                at = part * self.lanes + v
+                T.buffer_store(total, total[at] + d * weight, [at])
+
+        with T.serial(R // parts) as r:
+            for part in range(parts):
+                add(r * parts + part, part)
+        for r in range(R // parts * parts, R):
+            add(r, 0)
+
+        def delta(v: Expr) -> Expr:
+            value = total[v]
+            for part in range(1, parts):
+                value = value + total[part * self.lanes + v]
+            return maths.softplus(value + b["bias"][expert * op.d_inner + self.c + v])
+
+        return delta
 
     def _drive(self, step: Expr, x: Expr) -> Expr:
         """What multiplies B, but for zoh's factor: Delta x, or x."""

@@ -20,6 +20,7 @@ _BODIES = {
     ops.RmsNorm: ops._rms_norm,
     ops.CausalConv: ops._causal_conv,
     ops.RouterTopk: ops._router_topk,
+    ops.NormRouter: ops._norm_router,
     ops.ExpertMatmul: ops._expert_matmul,
     ops.RoutedScan: ops._routed_scan,
     ops.SwaAttention: ops._swa_attention,
@@ -31,6 +32,13 @@ rng = np.random.default_rng(0)
 
 def floats(*shape: int) -> np.ndarray[Any, Any]:
     return (rng.standard_normal(shape) * 0.5).astype(np.float32)
+
+
+def narrowed(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+    """A matrix of weights in its type: without small values, for tinygrad's PYTHON device takes float16 subnormals for
+    zero.
+    """
+    return np.where(np.abs(values) < 1e-3, 0.5, values).astype(np.float16) if dtype == "f16" else values
 
 
 def params(n_tokens: int, position: int = 0) -> np.ndarray[Any, Any]:
@@ -63,7 +71,7 @@ def check(op: ops.Op, arrays: Arrays, n_valid: int, weights: tuple[int, ...] = (
 
 
 def op_tokens(op: ops.Op) -> int:
-    return op.n_rows if isinstance(op, ops.RmsNorm) else op.n_tokens
+    return op.n_rows if isinstance(op, ops.RmsNorm) else 1 if isinstance(op, ops.NormRouter) else op.n_tokens
 
 
 TOKENS = [pytest.param(1, 1, id="decode"), pytest.param(7, 5, id="prefill")]
@@ -115,6 +123,16 @@ def test_router_topk(n_tokens, n_valid, n_experts, top_k, norm_topk):
     check(op, [*[np.zeros_like(o) for o in outputs], logits, params(n_valid)], n_valid)
 
 
+@pytest.mark.parametrize(("n_experts", "top_k", "norm_topk"), [(8, 2, True), (5, 3, False)])
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_norm_router(n_experts, top_k, norm_topk, dtype):
+    D = 37
+    op = ops.NormRouter(D, n_experts, top_k, norm_topk, 1e-5)
+    empty = [np.zeros((1, n), np.float32) for n in (D, top_k, top_k, n_experts)]
+    empty[2] = empty[2].astype(np.int32)
+    check(op, [*empty, floats(1, D), floats(D), narrowed(floats(n_experts, D), dtype)], 1, (6,), dtype)
+
+
 @tokens
 @pytest.mark.parametrize("epilogue", ["none", "softplus", "swiglu", "combine"])
 @pytest.mark.parametrize("routed", [True, False])
@@ -126,14 +144,12 @@ def test_expert_matmul(n_tokens, n_valid, epilogue, routed, dtype):
     x = floats(n_tokens, top_k, stride) if per_slot else floats(n_tokens, stride)
     combine = epilogue == "combine"
     out = np.zeros((n_tokens, n_out) if combine else (n_tokens, top_k, n_out), np.float32)
-    weights = [floats(E, n_out, n_in) for _ in range(2)]
-    if dtype == "f16":  # tinygrad's PYTHON device takes float16 subnormals for zero
-        weights = [np.where(np.abs(w) < 1e-3, 0.5, w).astype(np.float16) for w in weights]
+    weights = [narrowed(floats(E, n_out, n_in), dtype) for _ in range(2)]
     extra = {"none": [], "softplus": [floats(E, n_out)], "swiglu": [weights[1]], "combine": [floats(n_tokens, n_out)]}[
         epilogue
     ]
     gates, idx, groups, _ = routing(n_tokens, n_valid, E, 2)
-    where = [*([gates] if combine else []), idx, groups] if routed else []
+    where = [*([gates] if combine else []), idx, *([groups] if n_tokens > 1 else [])] if routed else []
     arrays = [out, x, weights[0], *extra, *where, params(n_valid)]
     check(op, arrays, n_valid, (2, 3) if epilogue == "swiglu" else (2,), dtype)
 
@@ -150,22 +166,20 @@ def test_expert_matmul(n_tokens, n_valid, epilogue, routed, dtype):
         (3, 2, "param_mix", "selected", True),
     ],
 )
-def test_routed_scan(n_tokens, n_valid, discretization, n_experts, top_k, mode, update, shared_a):
-    X, N, R = 21, 3, 2
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_routed_scan(n_tokens, n_valid, discretization, n_experts, top_k, mode, update, shared_a, dtype):
+    X, N, R = 21, 3, 5
     op = ops.RoutedScan(n_tokens, X, N, R, n_experts, top_k, shared_a, mode, update, discretization)
     slots = n_experts if update == "all" else top_k
     state = floats(n_experts if mode == "separate_state" else 1, N, X)
     rates = -np.abs(floats(1 if shared_a else n_experts, N, X)) - 0.1
-    routed = routing(n_tokens, n_valid, n_experts, top_k)[:3] if n_experts > 1 else []
-    arrays = [
-        floats(n_tokens, X),
-        state,
-        floats(n_tokens, X),
-        floats(n_tokens, 2 * X),
-        np.abs(floats(n_tokens, slots, X)),
-    ]
-    arrays += [floats(n_tokens, slots, R + 2 * N), rates, floats(X), *routed, params(n_valid)]
-    check(op, arrays, n_valid)
+    routed = routing(n_tokens, n_valid, n_experts, top_k)[: 3 if n_tokens > 1 else 2] if n_experts > 1 else []
+    delta = [np.abs(floats(n_tokens, slots, X))]
+    if n_tokens == 1:
+        delta = [narrowed(floats(n_experts, X, R), dtype), floats(n_experts, X)]
+    arrays = [floats(n_tokens, X), state, floats(n_tokens, X), floats(n_tokens, 2 * X)]
+    arrays += [floats(n_tokens, slots, R + 2 * N), rates, floats(X), *delta, *routed, params(n_valid)]
+    check(op, arrays, n_valid, (7,) if n_tokens == 1 else (), dtype)
 
 
 @tokens
