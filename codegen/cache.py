@@ -42,6 +42,11 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("mossnet-tg", appauthor=False))
 
 
+def program_folder() -> Path:
+    """Where libmossnet keeps what a GPU's driver has built."""
+    return cache_folder() / "programs"
+
+
 def compiled_path(checkpoint: Checkpoint, target: Target, options: CompileOptions) -> Path:
     """The file that holds `checkpoint` compiled for `target`, whether it is there or not."""
     parts = [checkpoint.fingerprint(), repr(target), repr(sorted(asdict(options).items())), _compiler()]

@@ -7,13 +7,11 @@ import logging
 import os
 
 import mossnet_tg
-from mossnet_tg.codegen.emit.llvm import compile_object, kernel_source
-from mossnet_tg.codegen.link import link
+from mossnet_tg.codegen.backends import backend
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.package import write_package
 from mossnet_tg.codegen.plan import Progress, make_plan
-from mossnet_tg.codegen.schedules.cpu import CpuSchedule
-from mossnet_tg.targets.table import Target
+from mossnet_tg.targets.table import CpuTarget, Target
 from mossnet_tg.weights.checkpoint import Checkpoint
 
 # The logging level of kernel sources, shown by -vvv: below DEBUG, since it is pages of text.
@@ -28,26 +26,25 @@ def compile_checkpoint(
 
     Raises MossnetError for what the user can mend. The file appears when it is complete, or not at all.
     """
-    plan = make_plan(checkpoint, CpuSchedule.of(target), options, progress)
+    compiler = backend(target)
+    plan = make_plan(checkpoint, compiler.schedule(target), options, progress)
     _log.debug("plan: %d kernels, %d steps, arena %d bytes", len(plan.functions), len(plan.steps), plan.arena_bytes)
-    objects = []
-    for i, function in enumerate(plan.functions):
-        progress(f"kernel {i + 1}/{len(plan.functions)} {function.name}")
-        if _log.isEnabledFor(KERNEL_SOURCE):
-            source = kernel_source(function.name, function.generated.func, target.tvm)
-            _log.log(KERNEL_SOURCE, "%s\n%s", function.generated.func.script(), source)
-        objects.append(compile_object(function.name, function.generated.func, target.tvm))
+    kernels = [function.generated for function in plan.functions]
+    if _log.isEnabledFor(KERNEL_SOURCE):
+        for kernel in kernels:
+            _log.log(KERNEL_SOURCE, "%s\n%s", kernel.func.script(), compiler.source(kernel, target))
+    code = compiler.compile(kernels, target, progress)
     progress("checking the weights")
     meta = {
         "producer": f"mossnet-tg {mossnet_tg.__version__}",
         "driver": target.driver,
         "target": target.name,
-        "arch": target.arch,
-        "features": ",".join(target.features),
+        **({"arch": target.arch} if isinstance(target, CpuTarget) else {}),
+        "features": ",".join(code.features),
         "config": json.dumps(checkpoint.config.to_dict()),
         "weights": " ".join(sorted({t.dtype for t in checkpoint.tensors.values()})),
         "source": checkpoint.name,
         "eos": ",".join(map(str, checkpoint.eos_ids)),
         "nan_tensors": ",".join(checkpoint.nan_tensors()),
     }
-    write_package(path, plan, link(objects), checkpoint, meta, progress)
+    write_package(path, plan, code, checkpoint, meta, progress)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mossnet_tg.codegen.kernels.build import div, mod
+
 
 @dataclass(frozen=True)
 class Panels:
@@ -35,10 +37,8 @@ class Panels:
         return np.ascontiguousarray(array.reshape(*outer, panels, self.width, k).swapaxes(-1, -2))
 
     def index(self, n: Any, k: Any, n_k: int) -> Any:
-        """Where element (n, k) lies; the arguments may be TensorIR expressions. With leading axes, n must be whole
-        panels.
-        """
-        return ((n // self.width) * n_k + k) * self.width + n % self.width
+        """Where element (n, k) lies, as TensorIR. With leading axes, n must be whole panels."""
+        return (div(n, self.width) * n_k + k) * self.width + mod(n, self.width)
 
 
 @dataclass(frozen=True)
@@ -59,4 +59,4 @@ class Matrix:
     def position(self, flat: Any) -> Any:
         """Where the element lies that is number `flat` in the row-major matrix."""
         n_k = self.shape[-1]
-        return self.panels.index(flat // n_k, flat % n_k, n_k)
+        return self.panels.index(div(flat, n_k), mod(flat, n_k), n_k)

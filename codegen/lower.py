@@ -53,7 +53,6 @@ _GPU_PASSES = tvm.ir.transform.Sequential(
         _X.UnrollLoop(),
         _X.StorageRewrite(),
         _X.RemoveNoOp(),
-        _S.RewriteUnsafeSelect(),
     ]
 )
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy.typing as npt
 
 from mossnet_tg.codegen import moss_file
+from mossnet_tg.codegen.backends import Code
 from mossnet_tg.codegen.kernels.build import itemsize
-from mossnet_tg.codegen.link import Linked
 from mossnet_tg.codegen.plan import Plan, Progress
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import value
@@ -22,7 +22,7 @@ _SMALL_WORK = 16384
 def write_package(
     path: str | os.PathLike[str],
     plan: Plan,
-    linked: Linked,
+    code: Code,
     checkpoint: Checkpoint,
     meta: Mapping[str, str],
     progress: Progress,
@@ -35,7 +35,8 @@ def write_package(
         params = tuple(
             moss_file.Param(p.n * itemsize(p.dtype), _access(p.read, p.written)) for p in function.generated.params
         )
-        kernels.append(moss_file.Kernel(function.name, params, *linked.symbols[function.name]))
+        name, block = function.name, function.generated.block
+        kernels.append(moss_file.Kernel(name, params, *code.symbols[name], block, code.local_bytes.get(name, 0)))
     steps = []
     for step in plan.steps:
         g = plan.functions[step.function].generated
@@ -56,7 +57,7 @@ def write_package(
         kernels=kernels,
         steps=steps,
         entries=plan.entries,
-        code=linked.code,
+        code=code.code,
         meta=meta,
         tokenizer=checkpoint.tokenizer_json or b"",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +20,15 @@ from tinygrad.uop.ops import UOp
 from mossnet_tg import model
 from mossnet_tg.codegen import layout, moss_file, tensorir
 from mossnet_tg.codegen.capture import Call, Graph, Ref, Spec, capture
-from mossnet_tg.codegen.kernels.build import Generated, itemsize
-from mossnet_tg.codegen.kernels.dispatch import generate_op
+from mossnet_tg.codegen.kernels.build import Generated, Param, itemsize
+from mossnet_tg.codegen.kernels.dispatch import generate_op, op_params
 from mossnet_tg.codegen.options import CompileOptions
-from mossnet_tg.codegen.schedules.cpu import CpuSchedule
+from mossnet_tg.codegen.schedules import Schedule
 from mossnet_tg.config import Config
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import parameters
+
+_SCRATCH = -1
 
 _DTYPE = {
     "float32": moss_file.DType.F32,
@@ -72,8 +74,11 @@ class Weight:
 class Function:
     """A kernel of the plan before it is machine code."""
 
-    name: str
     generated: Generated
+
+    @property
+    def name(self) -> str:
+        return self.generated.name
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Plan:
 Progress = Callable[[str], None]
 
 
-def make_plan(checkpoint: Checkpoint, s: CpuSchedule, options: CompileOptions, progress: Progress) -> Plan:
+def make_plan(checkpoint: Checkpoint, s: Schedule, options: CompileOptions, progress: Progress) -> Plan:
     """The plan for the model of `checkpoint`, whose data is not read."""
     c = checkpoint.config
     grows = bool(c.swa.layers) and c.swa.window is None
@@ -118,14 +123,14 @@ def make_plan(checkpoint: Checkpoint, s: CpuSchedule, options: CompileOptions, p
     return plan
 
 
-def _weights(checkpoint: Checkpoint, s: CpuSchedule) -> Iterator[Weight]:
+def _weights(checkpoint: Checkpoint, s: Schedule) -> Iterator[Weight]:
     """Every parameter, placed in the order of use."""
     offset = 0
     for prefix, name, p in parameters(checkpoint):
         matrix = None
         if p.matrix:
             dtype = s.storage[checkpoint.tensors[f"{prefix}{p.source}"].dtype]
-            matrix = layout.Matrix(p.shape, dtype, layout.Panels(s.matmul.width))
+            matrix = layout.Matrix(p.shape, dtype, layout.Panels(s.width))
         weight = Weight(prefix, name, p, matrix, offset)
         yield weight
         offset = _align(offset + weight.bytes)
@@ -147,12 +152,12 @@ class _Part:
 
 
 class _Builder:
-    def __init__(self, plan: Plan, s: CpuSchedule, progress: Progress) -> None:
+    def __init__(self, plan: Plan, s: Schedule, progress: Progress) -> None:
         self.plan, self.s, self.progress = plan, s, progress
         self.c = plan.config
         self.weights = {w.name: w for w in plan.weights}
         self.captured: dict[Any, list[Call]] = {}
-        self.functions: dict[Any, int] = {}
+        self.functions: dict[Any, list[int]] = {}
         self.kernels: dict[bytes, tensorir.Kernel] = {}
         self.buffer_index: dict[moss_file.Buffer, int] = {}
         self.states = self._place_states()
@@ -199,7 +204,7 @@ class _Builder:
             self.progress(f"plan {kind.name.lower()}")
             first = len(self.plan.steps)
             logits = self.io["logits" if n_logits == 1 else "all_logits"]
-            self._entry(list(self._parts(n_tokens, n_logits)), logits)
+            self._entry(kind.name.lower(), list(self._parts(n_tokens, n_logits)), logits)
             ids, params = self._index(self.io["ids"]), self._index(self.io["params"])
             count = len(self.plan.steps) - first
             self.plan.entries.append(
@@ -247,12 +252,12 @@ class _Builder:
             self.captured[key] = capture(graph, weights, states, inputs)
         return self.captured[key]
 
-    def _entry(self, parts: list[_Part], logits: moss_file.Buffer) -> None:
+    def _entry(self, name: str, parts: list[_Part], logits: moss_file.Buffer) -> None:
         """Steps for the parts in order; the output of one is the next one's `h`, that of the last the logits."""
         arena = Arena()
         pending: list[tuple[int, list[moss_file.Buffer | str], str]] = []
         for number, part in enumerate(parts):
-            for call in part.calls:
+            for position, call in enumerate(part.calls):
 
                 def bound(ref: Ref, number: int = number, part: _Part = part) -> moss_file.Buffer | str:
                     if ref.kind == "output" and number == len(parts) - 1:
@@ -263,9 +268,15 @@ class _Builder:
                         return arena.use(f"{number - 1}.output", ref.bytes, len(pending))
                     return self._placed(part.prefix, ref)
 
-                function, slots = self._function(call, part)
-                args = [self.io["params"] if slot is None else bound(call.buffers[slot]) for slot in slots]
-                pending.append((function, args, self._label(call, part)))
+                for function, slots in self._functions(call, part):
+                    args: list[moss_file.Buffer | str] = []
+                    for slot, param in zip(slots, self.plan.functions[function].generated.params, strict=True):
+                        if slot == _SCRATCH:
+                            size = param.n * itemsize(param.dtype)
+                            args.append(arena.use(f"{number}.{position}.scratch", size, len(pending)))
+                        else:
+                            args.append(self.io["params"] if slot is None else bound(call.buffers[slot]))
+                    pending.append((function, args, self._label(call, part)))
         offsets = arena.pack()
         self.plan.arena_bytes = max(self.plan.arena_bytes, arena.bytes)
         for function, args, label in pending:
@@ -274,7 +285,9 @@ class _Builder:
             for arg, param in zip(args, params, strict=True):
                 if isinstance(arg, str):
                     size = arena.sizes[arg]
-                    arg = moss_file.Buffer("", moss_file.Region.ARENA, _DTYPE[param.dtype], offsets[arg], size)
+                    arg = moss_file.Buffer(
+                        f"{name}/{arg}", moss_file.Region.ARENA, _DTYPE[param.dtype], offsets[arg], size
+                    )
                 indices.append(self._index(arg))
             self.plan.steps.append(Step(function, tuple(indices), label))
 
@@ -286,8 +299,10 @@ class _Builder:
 
     # ---- kernels
 
-    def _function(self, call: Call, part: _Part) -> tuple[int, list[int | None]]:
-        """The kernel of a call, and which of the call's buffers its parameters are (None: the params buffer)."""
+    def _functions(self, call: Call, part: _Part) -> list[tuple[int, list[int | None]]]:
+        """The kernels of a call, and which of the call's buffers their parameters are (None: the params buffer,
+        _SCRATCH: memory of the call's own).
+        """
         matrices = {
             slot: w.matrix
             for slot, ref in enumerate(call.buffers)
@@ -296,28 +311,34 @@ class _Builder:
         types = tuple(matrices.items())
         if not isinstance(call.kernel, UOp):
             op, dtypes = call.kernel, [m.dtype for m in matrices.values()]
-            function = self._unique((op, types), type(op).__name__, lambda name: generate_op(name, op, dtypes, self.s))
-            return function, list(range(len(call.buffers)))
+            found = self._unique((op, types), type(op).__name__, lambda name: generate_op(name, op, dtypes, self.s))
+            if len(found) == 1:
+                return [(found[0], list(range(len(call.buffers))))]
+            names = op_params(op, dtypes, self.s)
+            return [(f, [names.index(p.name) if p.name in names else _SCRATCH for p in self._params(f)]) for f in found]
         key = call.kernel.key
         if key not in self.kernels:
             self.kernels[key] = tensorir.Kernel.read(call.kernel)
         kernel = self.kernels[key]
 
-        def generate(name: str) -> Generated:
-            return tensorir.generate(name, kernel, matrices, part.n_tokens, self.s)
+        def generate(name: str) -> list[Generated]:
+            return [tensorir.generate(name, kernel, matrices, part.n_tokens, self.s)]
 
         reading = "product" if tensorir.is_product(kernel, matrices, part.n_tokens) else "loops"
-        function = self._unique((key, types, part.n_tokens), reading, generate)
+        (function,) = self._unique((key, types, part.n_tokens), reading, generate)
         slots: list[int | None] = list(kernel.buffers)
-        if len(self.plan.functions[function].generated.params) > len(slots):
+        if len(self._params(function)) > len(slots):
             slots.append(None)
-        return function, slots
+        return [(function, slots)]
 
-    def _unique(self, key: Any, label: str, generate: Callable[[str], Generated]) -> int:
+    def _params(self, function: int) -> Sequence[Param]:
+        return self.plan.functions[function].generated.params
+
+    def _unique(self, key: Any, label: str, generate: Callable[[str], list[Generated]]) -> list[int]:
         if key not in self.functions:
-            index = self.functions[key] = len(self.plan.functions)
-            name = f"k{index}_{label}"
-            self.plan.functions.append(Function(name, generate(name)))
+            first = len(self.plan.functions)
+            self.plan.functions += map(Function, generate(f"k{first}_{label}"))
+            self.functions[key] = list(range(first, len(self.plan.functions)))
         return self.functions[key]
 
     def _label(self, call: Call, part: _Part) -> str:

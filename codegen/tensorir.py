@@ -25,7 +25,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg import model
 from mossnet_tg.codegen.capture import SETTINGS
-from mossnet_tg.codegen.kernels import maths, matmul
+from mossnet_tg.codegen.kernels import dispatch, maths
 from mossnet_tg.codegen.kernels.build import (
     Buffer,
     Expr,
@@ -42,7 +42,7 @@ from mossnet_tg.codegen.kernels.build import (
     when,
 )
 from mossnet_tg.codegen.layout import Matrix
-from mossnet_tg.codegen.schedules.cpu import CpuSchedule
+from mossnet_tg.codegen.schedules import Schedule
 
 
 class UnsupportedKernelError(Exception):
@@ -325,7 +325,7 @@ _ARITHMETIC: dict[Ops, Callable[..., Expr]] = {
 # ---- the functions
 
 
-def generate(name: str, kernel: Kernel, matrices: Mapping[int, Matrix], n_tokens: int, s: CpuSchedule) -> Generated:
+def generate(name: str, kernel: Kernel, matrices: Mapping[int, Matrix], n_tokens: int, s: Schedule) -> Generated:
     """The kernel in TensorIR; `matrices` are the slots that are weights in panels.
 
     A dense product over several tokens gets one more parameter at the end, the params buffer of `mossnet_tg.ops`, and
@@ -360,7 +360,7 @@ class _Buffers:
 
 
 def _product(
-    name: str, kernel: Kernel, p: _Product, matrices: Mapping[int, Matrix], n_tokens: int, s: CpuSchedule
+    name: str, kernel: Kernel, p: _Product, matrices: Mapping[int, Matrix], n_tokens: int, s: Schedule
 ) -> Generated:
     params = kernel.params(matrices)
     if n_tokens > 1:
@@ -379,10 +379,10 @@ def _product(
 
     weight = list(kernel.buffers).index(p.weight)
     tokens = len(params) - 1 if n_tokens > 1 else None
-    return matmul.linear(name, s, params, n_tokens, _extent(p.k), _extent(p.n), weight, tokens, row, store)
+    return dispatch.linear(name, s, params, n_tokens, _extent(p.k), _extent(p.n), weight, tokens, row, store)
 
 
-def _loops(name: str, kernel: Kernel, matrices: Mapping[int, Matrix], s: CpuSchedule) -> Generated:
+def _loops(name: str, kernel: Kernel, matrices: Mapping[int, Matrix], s: Schedule) -> Generated:
     params = kernel.params(matrices)
     work = sum(_work(store) for store in kernel.stores)
     nests = [_Nest(store, s) for store in kernel.stores]
@@ -404,27 +404,30 @@ class _Nest:
 
     buffers: _Buffers  # once the function is open
 
-    def __init__(self, store: Store, s: CpuSchedule) -> None:
+    def __init__(self, store: Store, s: Schedule) -> None:
         self.store, self.s = store, s
         self.lane = _lane(store)
         self.outer = [r for r in store.ranges if r is not self.lane]
         self.n_outer = math.prod(map(_extent, self.outer))
 
+        # A tile is an outer index, with the whole lane range or one vector of it.
+        self.n_vectors = 1
+        if self.lane is not None and (s.flat or self.n_outer == 1):
+            self.n_vectors = channel_tiles(_extent(self.lane), s.lanes)
+
     @property
     def n_tiles(self) -> int:
-        """A tile is an outer index or, where there is only the lane range, one vector of it."""
-        if self.n_outer > 1 or self.lane is None:
-            return self.n_outer
-        return channel_tiles(_extent(self.lane), self.s.lanes)
+        return self.n_outer * self.n_vectors
 
     def tiled(self, tile: Expr) -> None:
         """Emit one tile."""
-        if self.n_outer > 1 or self.lane is None:
+        if self.lane is None or self.n_vectors < channel_tiles(_extent(self.lane), self.s.lanes):
             self.run(tile)
             return
-        scope = _Scope(self.buffers.load, {})
+        outer, part = (tile // self.n_vectors, tile % self.n_vectors) if self.n_outer > 1 else (T.int32(0), tile)
+        scope = _Scope(self.buffers.load, _unravel(outer, self.outer))
         _reductions(scope, self.store.value)
-        for_channels(_extent(self.lane), self.s.lanes, tile, lambda first, lanes: self._vector(scope, first, lanes))
+        for_channels(_extent(self.lane), self.s.lanes, part, lambda first, lanes: self._vector(scope, first, lanes))
 
     def run(self, index: Expr) -> None:
         """Emit everything under one outer index."""

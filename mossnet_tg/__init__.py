@@ -74,6 +74,7 @@ class Model:
         target: str = "cpu",
         *,
         n_threads: int = 0,
+        device: str = "",
         chunk: int = 128,
         context: int = 4096,
         allow_native: bool = False,
@@ -81,17 +82,18 @@ class Model:
     ) -> Model:
         """Load a checkpoint (compiled first, unless it is in the cache), a model.moss, or with None the bundled demo.
 
-        `target` is `cpu`, `cpu:mcpu=…` (see `mossnet-tg targets`) or `tinygrad:DEVICE`, which runs the uncompiled
-        graph for debugging. `n_threads` 0 takes every CPU this process may use. A model.moss holds machine code that
-        runs with the caller's rights: it needs `allow_native`. `progress` is told the steps of a compilation. Raises
-        MossnetError.
+        `target` is `cpu`, `adreno`, `opencl`, `vulkan`, `cuda` with options (see `mossnet-tg targets`), or
+        `tinygrad:DEVICE`, which runs the uncompiled graph for debugging. `device` is a part of the GPU's name; without
+        it the best one is taken. `n_threads` 0 takes every CPU this process may use. A model.moss for the cpu holds
+        machine code that runs with the caller's rights: it needs `allow_native`. `progress` is told the steps of a
+        compilation. Raises MossnetError; DeviceError when the model is compiled and there is nothing to run it on.
         """
         from mossnet_tg.weights.checkpoint import DEMO, Checkpoint, is_checkpoint
 
         if path is not None and Path(path).is_file() and not is_checkpoint(path):
             if (target, chunk, context) != ("cpu", 128, 4096):
                 raise UsageError(f"{os.fspath(path)}: target, chunk and context of a compiled model cannot be changed")
-            return cls._load_compiled(path, allow_native, n_threads)
+            return cls._load_compiled(path, allow_native, n_threads, device)
         checkpoint = Checkpoint.open(DEMO if path is None else path)
         if target.partition(":")[0] == "tinygrad":
             return cls._load_plain(checkpoint, target.partition(":")[2] or "PYTHON", context)
@@ -99,22 +101,25 @@ class Model:
         from mossnet_tg.codegen.options import CompileOptions
         from mossnet_tg.targets.table import parse_target
 
-        resolved, options = parse_target(target), CompileOptions(chunk, context)
+        resolved, options = parse_target(target, device), CompileOptions(chunk, context)
         resolved.require_host()
         compiled = cached(checkpoint, resolved, options, progress)
         try:
-            return cls._load_compiled(compiled, True, n_threads)
+            return cls._load_compiled(compiled, True, n_threads, device)
         except ArtifactError:
             if not discard_damaged(compiled):
                 raise
-        return cls._load_compiled(cached(checkpoint, resolved, options, progress), True, n_threads)
+        except DeviceError as e:
+            raise DeviceError(f"compiled, not run: {e}", f"{e.hint}; the model is {compiled}") from None
+        return cls._load_compiled(cached(checkpoint, resolved, options, progress), True, n_threads, device)
 
     @classmethod
-    def _load_compiled(cls, path: str | os.PathLike[str], allow_native: bool, n_threads: int) -> Model:
+    def _load_compiled(cls, path: str | os.PathLike[str], allow_native: bool, n_threads: int, device: str) -> Model:
+        from mossnet_tg.codegen.cache import program_folder
         from mossnet_tg.config import Config
         from mossnet_tg.engine import CompiledModel
 
-        engine = CompiledModel(path, allow_native=allow_native)
+        engine = CompiledModel(path, allow_native=allow_native, device=device, cache_dir=program_folder())
         config = Config.from_json(engine.meta("config") or "", f"{os.fspath(path)}: config")
         eos = tuple(int(i) for i in (engine.meta("eos") or "").split(",") if i.isdecimal())
         if any(i >= config.vocab_size for i in eos):

@@ -1,7 +1,8 @@
 """The targets that a model can be compiled for: rows of data.
 
-A target is named `KIND` or `KIND:key=value,…`, e.g. `cpu` (this machine), `cpu:mcpu=x86-64-v3` or
-`cpu:arch=aarch64,mcpu=cortex-a76`.
+A target is named `KIND` or `KIND:key=value,…`, e.g. `cpu` (this machine), `cpu:mcpu=x86-64-v3`, `adreno` or
+`cuda:arch=80+90`. Its kind says what of libmossnet runs it (`driver`); how code for a driver is made stands in
+`codegen/backends.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mossnet_tg.errors import ArtifactError, UsageError
+from mossnet_tg.errors import ArtifactError, MossnetError, UsageError
 
 ARCHS = ("x86_64", "aarch64")
 _ELSEWHERE = "`mossnet-tg compile` makes a file for the other machine"
@@ -24,10 +25,20 @@ def _triple(arch: str) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """A resolved target. `name` is its full spelling, `features` what the machine that runs the code must have."""
+    """A resolved target. `name` is its full spelling; `driver` the part of libmossnet that runs it."""
 
     kind: str
     name: str
+    driver: str
+
+    def require_host(self) -> None:
+        """Raise ArtifactError unless this machine runs code for the target: before it is compiled, not after."""
+
+
+@dataclass(frozen=True)
+class CpuTarget(Target):
+    """Machine code. `features`: what the machine that runs it must have."""
+
     arch: str
     mcpu: str
     features: tuple[str, ...]
@@ -47,11 +58,6 @@ class Target:
             raise ArtifactError(text, _ELSEWHERE)
 
     @property
-    def driver(self) -> str:
-        """The part of libmossnet that runs it."""
-        return "cpu"
-
-    @property
     def tvm(self) -> dict[str, Any]:
         """TVM's spelling of this target."""
         # Pairs of features of one name would contradict each other; mcpu alone says it all.
@@ -59,13 +65,32 @@ class Target:
 
 
 @dataclass(frozen=True)
+class GpuTarget(Target):
+    """Groups of threads. What is stated here every device of the kind has; the rest is checked when a model is loaded.
+
+    `simd` > 0: the device is a processor, whose work-items are best whole vectors of so many float32. `archs`: compute
+    capabilities of cubins (90 for 9.0).
+    """
+
+    threads: int  # of a group that works together
+    shared_bytes: int  # that it may share
+    max_buffer_bytes: int  # weights that are larger are split
+    simd: int = 0
+    archs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Kind:
-    """One row: what `--target KIND` means. `resolve` turns options into a Target."""
+    """One row: what `--target KIND` means. `resolve` turns options into a Target; `device`: what a device's name must
+    hold when the user names none.
+    """
 
     name: str
     summary: str
+    driver: str
     options: Mapping[str, str]  # option: what it is
     resolve: Callable[[Mapping[str, str]], Target]
+    device: str = ""
 
 
 # x86-64 levels of the psABI, best first: a model compiled on one machine of a level runs on every other.
@@ -77,7 +102,7 @@ _X86_LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 _BASELINE = {"x86_64": "x86-64", "aarch64": "generic"}
 
 
-def _resolve_cpu(options: Mapping[str, str]) -> Target:
+def _resolve_cpu(options: Mapping[str, str]) -> CpuTarget:
     from mossnet_tg.engine import Library
 
     host = Library.default()
@@ -99,7 +124,8 @@ def _resolve_cpu(options: Mapping[str, str]) -> Target:
         else (4, 16)
     )
     name = f"cpu:arch={arch},mcpu={mcpu}"
-    return Target("cpu", name, arch, mcpu, features, lanes, registers, arch == "aarch64" or "f16c" in features)
+    f16_loads = arch == "aarch64" or "f16c" in features
+    return CpuTarget("cpu", name, "cpu", arch, mcpu, features, lanes, registers, f16_loads)
 
 
 def _host_level(features: tuple[str, ...]) -> str:
@@ -170,21 +196,78 @@ def _features(arch: str, mcpu: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in _CHECKED[arch] if name in has))
 
 
+def _resolve_opencl(options: Mapping[str, str]) -> GpuTarget:
+    text = options.get("simd", "0")
+    if text not in _SIMD:
+        raise UsageError(f"target opencl: simd is '{text}', expected {', '.join(_SIMD[:-1])} or {_SIMD[-1]}")
+    name = "opencl" + f":simd={text}" * (text != "0")
+    return GpuTarget("opencl", name, "opencl", 256, 32 << 10, 1 << 30, simd=int(text))
+
+
+def _resolve_cuda(options: Mapping[str, str]) -> GpuTarget:
+    text = options.get("arch", _CUDA_ARCHS)
+    parts = text.split("+")
+    if not all(part.isdecimal() and 50 <= int(part) < 1000 for part in parts):
+        raise UsageError(f"target cuda: arch is '{text}', expected compute capabilities such as 80+90")
+    return GpuTarget("cuda", f"cuda:arch={text}", "cuda", 256, 48 << 10, 1 << 40, archs=tuple(map(int, parts)))
+
+
+_SIMD = ("0", "4", "8", "16")
+# Turing, Ampere, Ada, Hopper; what is newer compiles the PTX.
+_CUDA_ARCHS = "75+80+86+89+90"
+
+# No buffer above what each device of a kind must allow: 1 GiB on an Adreno, 128 MiB in a binding of Vulkan's.
 KINDS: dict[str, Kind] = {
-    "cpu": Kind(
-        "cpu",
-        "machine code for processors, through LLVM",
-        {
-            "arch": "x86_64 or aarch64; default: this machine's",
-            "mcpu": "a processor or level that LLVM knows; default: this machine's level",
-        },
-        _resolve_cpu,
-    ),
+    kind.name: kind
+    for kind in (
+        Kind(
+            "cpu",
+            "machine code for processors, through LLVM",
+            "cpu",
+            {
+                "arch": "x86_64 or aarch64; default: this machine's",
+                "mcpu": "a processor or level that LLVM knows; default: this machine's level",
+            },
+            _resolve_cpu,
+        ),
+        Kind(
+            "adreno",
+            "OpenCL for the GPUs of Snapdragon phones",
+            "opencl",
+            {},
+            lambda options: GpuTarget("adreno", "adreno", "opencl", 128, 32 << 10, 1 << 30),
+            device="adreno",
+        ),
+        Kind(
+            "opencl",
+            "OpenCL for desktop GPUs, and processors through PoCL or Intel's runtime",
+            "opencl",
+            {"simd": "4, 8 or 16: vectors for a processor of so many float32; 0: threads for a GPU"},
+            _resolve_opencl,
+        ),
+        Kind(
+            "vulkan",
+            "SPIR-V for any GPU with Vulkan 1.1",
+            "vulkan",
+            {},
+            lambda options: GpuTarget("vulkan", "vulkan", "vulkan", 128, 16 << 10, 128 << 20),
+        ),
+        Kind(
+            "cuda",
+            "NVIDIA GPUs, through NVRTC or nvcc",
+            "cuda",
+            {"arch": f"compute capabilities to make code for; default: {_CUDA_ARCHS}"},
+            _resolve_cuda,
+        ),
+    )
 }
 
 
-def parse_target(text: str) -> Target:
-    """`KIND[:key=value,…]` resolved; raises UsageError that says what was found and what is known."""
+def parse_target(text: str, device: str = "") -> Target:
+    """`KIND[:key=value,…]` resolved; raises UsageError that says what was found and what is known.
+
+    `device` is a part of the device's name that it will run on, "" for the best one.
+    """
     kind_name, _, rest = text.partition(":")
     kind = KINDS.get(kind_name)
     if kind is None:
@@ -198,4 +281,19 @@ def parse_target(text: str) -> Target:
             known = ", ".join(f"{name}=…" for name in kind.options)
             raise UsageError(f"target {kind_name}: option '{part}' is not known, expected {known}")
         options[key] = value
+    if kind_name == "opencl" and "simd" not in options and _is_processor(device):
+        cpu = _resolve_cpu({})
+        options["simd"] = str(cpu.lanes)
     return kind.resolve(options)
+
+
+def _is_processor(device: str) -> bool:
+    """Whether the OpenCL device that would be taken is a CPU."""
+    from mossnet_tg.engine import Library
+
+    try:
+        found = Library.default().devices("opencl")
+    except MossnetError:
+        return False
+    found = [d for d in found if device.lower() in d["name"].lower()]
+    return bool(found) and all(d.get("type") == "cpu" for d in found)

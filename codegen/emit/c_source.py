@@ -230,7 +230,7 @@ class _Writer(Visitor):
     def For(self, node: Node) -> None:
         i = self.names[node.loop_var] = self._name("i")
         self.range_of(node.loop_var, node.min, node.extent)
-        begin, end = self.visit(node.min), _bare(self.visit(self.simple(node.min + node.extent)))
+        begin, end = self.visit(node.min), self.visit(self.simple(node.min + node.extent))
         self._nested(f"for (int {i} = {begin}; {i} < {end}; ++{i})", node.body)
 
     def IfThenElse(self, node: Node) -> None:

@@ -55,7 +55,8 @@ class OpenCL(Dialect):
         return f"(({self.type(dtype)})({', '.join(lanes)}))"
 
     def splat(self, dtype: DType, x: str) -> str:
-        return f"(({self.type(dtype)})({x}))"
+        # True is 1 as a scalar and all bits in a vector.
+        return f"(({self.type(dtype)})({f'-({x})' if dtype.kind == 'bool' else x}))"
 
     def lane(self, x: str, index: int) -> str:
         return f"{x}.s{index:x}"

@@ -13,6 +13,7 @@ from mossnet_tg.codegen.kernels.build import (
     Generated,
     Param,
     local,
+    mod,
     sum_lanes,
     tile_kernel,
     vector,
@@ -23,16 +24,7 @@ from mossnet_tg.ops import SwaAttention
 
 
 def swa_attention(name: str, op: SwaAttention, s: CpuSchedule) -> Generated:
-    kv = op.n_tokens * op.n_kv_heads * op.head_dim
-    params = [
-        Param("out", op.n_tokens * op.n_heads * op.head_dim, written=True, read=False),
-        Param("ring", 2 * op.n_kv_heads * op.window * op.head_dim, written=True),
-        Param("q", op.n_tokens * op.n_heads * op.head_dim),
-        Param("k", kv),
-        Param("v", kv),
-        Param("params", 2, "int32"),
-    ]
-    with tile_kernel(name, params, op.n_kv_heads, s.group_size) as k:
+    with tile_kernel(name, attention_params(op), op.n_kv_heads, s.group_size) as k:
         b, kv_head, group = k.by_name, k.tile, op.n_heads // op.n_kv_heads
         with T.serial(b["params"][0]) as t, T.serial(group) as g:
             _attend(op, s, b, kv_head, kv_head * group + g, t)
@@ -40,12 +32,26 @@ def swa_attention(name: str, op: SwaAttention, s: CpuSchedule) -> Generated:
     return k.generated(2 * op.n_tokens * op.n_heads * op.head_dim * op.window)
 
 
-def _ring(op: SwaAttention, which: int, kv_head: Expr, position: Expr) -> Expr:
+def attention_params(op: SwaAttention) -> list[Param]:
+    """The buffers of a SwaAttention, in the op's order."""
+    kv = op.n_tokens * op.n_kv_heads * op.head_dim
+    return [
+        Param("out", op.n_tokens * op.n_heads * op.head_dim, written=True, read=False),
+        Param("ring", 2 * op.n_kv_heads * op.window * op.head_dim, written=True),
+        Param("q", op.n_tokens * op.n_heads * op.head_dim),
+        Param("k", kv),
+        Param("v", kv),
+        Param("params", 2, "int32"),
+    ]
+
+
+def in_ring(op: SwaAttention, which: int, kv_head: Expr, position: Expr) -> Expr:
     """Where a position's keys (which 0) or values (1) lie."""
-    return ((which * op.n_kv_heads + kv_head) * op.window + position % op.window) * op.head_dim
+    return ((which * op.n_kv_heads + kv_head) * op.window + mod(position, op.window)) * op.head_dim
 
 
-def _chunk(op: SwaAttention, kv_head: Expr, t: Expr) -> Expr:
+def in_chunk(op: SwaAttention, kv_head: Expr, t: Expr) -> Expr:
+    """Where a token of the chunk has its keys and values."""
     return (t * op.n_kv_heads + kv_head) * op.head_dim
 
 
@@ -78,9 +84,9 @@ def _attend(op: SwaAttention, s: CpuSchedule, b: dict[str, Buffer], kv_head: Exp
 
     position = b["params"][1] + t
     with T.serial(T.max(t + 1 - op.window, 0), t + 1) as i:  # this chunk's tokens
-        visit(b["k"], _chunk(op, kv_head, i), b["v"], _chunk(op, kv_head, i))
+        visit(b["k"], in_chunk(op, kv_head, i), b["v"], in_chunk(op, kv_head, i))
     with T.serial(T.max(position + 1 - op.window, 0), b["params"][1]) as p:  # the ring's
-        visit(b["ring"], _ring(op, 0, kv_head, p), b["ring"], _ring(op, 1, kv_head, p))
+        visit(b["ring"], in_ring(op, 0, kv_head, p), b["ring"], in_ring(op, 1, kv_head, p))
     for first, lanes in vectors(d, s.lanes):
         with vector(lanes) as v:
             T.buffer_store(b["out"], acc[first + v] / total[0], [query + first + v])
@@ -93,5 +99,5 @@ def _append(op: SwaAttention, s: CpuSchedule, b: dict[str, Buffer], kv_head: Exp
         for which, fresh in ((0, b["k"]), (1, b["v"])):
             for first, lanes in vectors(op.head_dim, s.lanes):
                 with vector(lanes) as v:
-                    at = _ring(op, which, kv_head, b["params"][1] + t) + first + v
-                    T.buffer_store(b["ring"], fresh[_chunk(op, kv_head, t) + first + v], [at])
+                    at = in_ring(op, which, kv_head, b["params"][1] + t) + first + v
+                    T.buffer_store(b["ring"], fresh[in_chunk(op, kv_head, t) + first + v], [at])

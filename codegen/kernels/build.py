@@ -48,6 +48,10 @@ class Generated:
     work: int
     block: Size = (1, 1, 1)
 
+    @property
+    def name(self) -> str:
+        return str(self.func.attrs["global_symbol"])
+
 
 @dataclass
 class Frame:
@@ -126,7 +130,11 @@ def group_kernel(name: str, params: Sequence[Param], grid: Size, block: Size) ->
 
 
 def shared(n: int, dtype: str = "float32") -> Buffer:
-    """An array that the threads of a group share."""
+    """An array that the threads of a group share.
+
+    Two arrays that are not needed at the same time may become one: between the last use of the one and the first of the
+    other a barrier must stand.
+    """
     return T.alloc_buffer((n,), dtype, scope="shared")
 
 
@@ -174,6 +182,16 @@ def load(buffer: Buffer, index: Expr, dtype: str) -> Expr:
         rest = T.shift_left(T.bitwise_and(bits, T.uint32(0x7FFF)), T.uint32(13))
         return T.reinterpret("float32", T.bitwise_or(sign, rest)) * T.float32(2.0**112)
     return value
+
+
+def div(index: Expr, n: int) -> Expr:
+    """index // n of an index, which is never negative: where TVM cannot see that, `//` costs a comparison."""
+    return index // n if isinstance(index, int) else T.truncdiv(index, n)
+
+
+def mod(index: Expr, n: int) -> Expr:
+    """index % n, as `div`."""
+    return index % n if isinstance(index, int) else T.truncmod(index, n)
 
 
 def local(n: int, dtype: str = "float32") -> Buffer:

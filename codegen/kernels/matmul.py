@@ -15,7 +15,7 @@ from functools import partial
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, load, local, tile_kernel, vector, when
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, div, load, local, tile_kernel, vector, when
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import ExpertMatmul
 
@@ -147,10 +147,10 @@ def blocks(n: Expr, size: int) -> Expr:
     return (n + (size - 1)) // size
 
 
-def expert_params(op: ExpertMatmul, dtypes: Sequence[str], s: CpuSchedule) -> list[Param]:
+def expert_params(op: ExpertMatmul, dtypes: Sequence[str], width: int) -> list[Param]:
     """The buffers of an ExpertMatmul, in the op's order; `dtypes` are those of its one or two weights."""
     slots = op.n_tokens * op.top_k
-    weight = op.n_experts * n_panels(s, op.n_out) * op.n_in * s.matmul.width
+    weight = op.n_experts * -(-op.n_out // width) * op.n_in * width
     combine = op.epilogue == "combine"
     params = [
         Param("out", op.n_tokens * op.n_out if combine else slots * op.n_out, written=True, read=combine),
@@ -174,7 +174,7 @@ def expert_params(op: ExpertMatmul, dtypes: Sequence[str], s: CpuSchedule) -> li
 
 def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
     panels = n_panels(s, op.n_out)
-    params = expert_params(op, dtypes, s)
+    params = expert_params(op, dtypes, s.width)
     # With one token each slot's panel is a tile of its own, unless the slots are added up.
     spread = op.n_tokens == 1 and op.epilogue != "combine"
     with tile_kernel(name, params, panels * (op.top_k if spread else 1), s.group_size) as k:
@@ -254,7 +254,7 @@ class _ExpertBody:
         return self.buffers["idx"][slot] if self.op.routed else slot
 
     def _row(self, slot: Expr) -> Callable[[Expr], Expr]:
-        base = (slot if self.op.per_slot else slot // self.op.top_k) * self.op.x_stride
+        base = (slot if self.op.per_slot else div(slot, self.op.top_k)) * self.op.x_stride
         return lambda k: self.buffers["x"][base + k]
 
     def _panels(self, expert: Expr) -> list[Panel]:
@@ -274,7 +274,7 @@ class _ExpertBody:
             elif op.epilogue == "swiglu":
                 value = maths.silu(value) * tile.sum(1, r, j, v)
             elif op.epilogue == "combine":
-                at = (slot // op.top_k) * op.n_out + n
+                at = div(slot, op.top_k) * op.n_out + n
                 gate = self.buffers["gates"][slot] if op.routed else T.float32(1)
                 value = out[at] + gate * value
             T.buffer_store(out, value, [at])

@@ -21,15 +21,20 @@ from mossnet_tg.ops import RmsNorm
 
 def rms_norm(name: str, op: RmsNorm, s: CpuSchedule) -> Generated:
     width = sum(op.segments)
-    params = [Param("out", op.n_rows * width, written=True, read=False), Param("x", op.n_rows * width)]
-    params += [Param(f"weight{i}", n) for i, n in enumerate(op.segments)]
-    with tile_kernel(name, params, op.n_rows, s.group_size) as k:
+    with tile_kernel(name, norm_params(op), op.n_rows, s.group_size) as k:
         out, x, *weights = k.buffers
         begin = k.tile * width
         for n, weight in zip(op.segments, weights, strict=True):
             normed(out, x, weight, begin, n, op.eps, s.lanes)
             begin = begin + n
     return k.generated(4 * op.n_rows * width)
+
+
+def norm_params(op: RmsNorm) -> list[Param]:
+    """The buffers of an RmsNorm, in the op's order."""
+    n = op.n_rows * sum(op.segments)
+    weights = [Param(f"weight{i}", n) for i, n in enumerate(op.segments)]
+    return [Param("out", n, written=True, read=False), Param("x", n), *weights]
 
 
 def normed(out: Buffer, x: Buffer, weight: Buffer, begin: Expr, n: int, eps: float, lanes: int) -> None:

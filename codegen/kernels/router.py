@@ -19,26 +19,29 @@ from mossnet_tg.ops import NormRouter, RouterTopk
 
 
 def router_topk(name: str, op: RouterTopk, s: CpuSchedule) -> Generated:
-    E = op.n_experts
-    slots = op.n_tokens * op.top_k
-    params = [
-        Param("gates", slots, written=True, read=False),
-        Param("idx", slots, "int32", written=True),
-        Param("groups", E + 1 + slots, "int32", written=True),
-        Param("logits", op.n_tokens * E),
-        Param("params", 2, "int32"),
-    ]
-    with tile_kernel(name, params, 1, s.group_size and 1) as k:
+    with tile_kernel(name, router_params(op), 1, s.group_size and 1) as k:
         gates, idx, groups, logits, tokens = k.buffers
         with T.serial(tokens[0]) as t:
-            _one_token(op, gates, idx, logits, t)
+            choose(op, gates, idx, logits, t)
         _group(op, idx, groups, tokens[0] * op.top_k)
-    return k.generated(op.n_tokens * E * (op.top_k + 16))
+    return k.generated(op.n_tokens * op.n_experts * (op.top_k + 16))
+
+
+def router_params(op: RouterTopk) -> list[Param]:
+    """The buffers of a RouterTopk, in the op's order."""
+    slots = op.n_tokens * op.top_k
+    return [
+        Param("gates", slots, written=True),
+        Param("idx", slots, "int32", written=True),
+        Param("groups", op.n_experts + 1 + slots, "int32", written=True),
+        Param("logits", op.n_tokens * op.n_experts),
+        Param("params", 2, "int32"),
+    ]
 
 
 def norm_router(name: str, op: NormRouter, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
     D, E = op.d_model, op.n_experts
-    params = norm_router_params(op, dtypes, s.matmul.width)
+    params = norm_router_params(op, dtypes, s.width)
     with tile_kernel(name, params, 1, s.group_size and 1) as k:
         out, gates, idx, logits, x, norm, weight = k.buffers
         normed(out, x, norm, 0, D, op.eps, s.lanes)
@@ -46,7 +49,7 @@ def norm_router(name: str, op: NormRouter, dtypes: Sequence[str], s: CpuSchedule
             at = Panel(weight, panel * (D * s.matmul.width), dtypes[0])
             tile = Tile(s, D, [lambda i: out[i]], [at])
             store_row(s, E, panel, lambda j, v, e: T.buffer_store(logits, tile.sum(0, 0, j, v), [e]))
-        _one_token(op, gates, idx, logits, 0)
+        choose(op, gates, idx, logits, 0)
     return k.generated(D * (E + 4))
 
 
@@ -63,7 +66,8 @@ def norm_router_params(op: NormRouter, dtypes: Sequence[str], width: int) -> lis
     ]
 
 
-def _one_token(op: RouterTopk | NormRouter, gates: Buffer, idx: Buffer, logits: Buffer, t: Expr) -> None:
+def choose(op: RouterTopk | NormRouter, gates: Buffer, idx: Buffer, logits: Buffer, t: Expr) -> None:
+    """Softmax and top-k of token t."""
     E, k = op.n_experts, op.top_k
     scores, powers = local(E), local(E)
     top, total, best, chosen = local(1), local(1), local(1), local(1, "int32")

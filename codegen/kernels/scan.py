@@ -22,13 +22,14 @@ from mossnet_tg.codegen.kernels.build import (
     Generated,
     Param,
     channel_tiles,
+    div,
     for_channels,
     load,
     local,
     tile_kernel,
     vector,
 )
-from mossnet_tg.codegen.schedules.cpu import CpuSchedule
+from mossnet_tg.codegen.schedules import CpuSchedule, Schedule
 from mossnet_tg.ops import LOG2E, RoutedScan
 
 
@@ -63,12 +64,12 @@ def n_slots(op: RoutedScan) -> int:
 
 
 def routed_scan(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
-    params = scan_params(op, dtypes, s.matmul.width)
+    params = scan_params(op, dtypes, s.width)
     with tile_kernel(name, params, channel_tiles(op.d_inner, s.lanes), s.group_size) as k:
         buffers = k.by_name
 
         def channels(c: Expr, lanes: int) -> None:
-            body = _Channels(op, s, buffers, dtypes, c, lanes)
+            body = Channels(op, s, buffers, dtypes, c, lanes)
             if op.mode == "param_mix":
                 body.mixed()
             elif s.scan_grouped(op.n_tokens):
@@ -80,11 +81,11 @@ def routed_scan(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule
     return k.generated(20 * op.n_tokens * n_slots(op) * op.d_state * op.d_inner)
 
 
-class _Channels:
+class Channels:
     """The recurrence for `lanes` channels from channel `c` on."""
 
     def __init__(
-        self, op: RoutedScan, s: CpuSchedule, b: dict[str, Buffer], dtypes: Sequence[str], c: Expr, lanes: int
+        self, op: RoutedScan, s: Schedule, b: dict[str, Buffer], dtypes: Sequence[str], c: Expr, lanes: int
     ) -> None:
         self.op, self.schedule, self.b, self.dtypes, self.c, self.lanes = op, s, b, dtypes, c, lanes
         self.every = op.update == "all" or op.n_experts == 1  # each token moves every state
@@ -94,56 +95,65 @@ class _Channels:
         acc, step, drive = local(self.lanes), local(self.lanes), local(self.lanes)
         with T.serial(b["params"][0]) as t:
             with vector(self.lanes) as v:
-                T.buffer_store(acc, b["D"][self.c + v] * self._x(t, v), [v])
+                T.buffer_store(acc, b["D"][self.c + v] * self.x(t, v), [v])
             with T.serial(n_slots(op)) as j:
                 slot = t * n_slots(op) + j
                 expert = j if self.every else b["idx"][t * op.top_k + j]
                 self._load_step(step, drive, t, slot, expert)
                 with T.serial(op.d_state) as n, vector(self.lanes) as v:
-                    at = self._state(expert, n, v)
-                    new = self._advance(
-                        b["h"][at], b["A"][self._rate(expert, n, v)], step[v], drive[v], self._b_of(slot, n)
+                    at = self.state(expert, n, v)
+                    new = self.advance(
+                        b["h"][at], b["A"][self.rate(expert, n, v)], step[v], drive[v], self.b_of(slot, n)
                     )
                     T.buffer_store(b["h"], new, [at])
-                    T.buffer_store(acc, acc[v] + self._gate(t, slot, expert) * self._c_of(slot, n) * new, [v])
+                    T.buffer_store(acc, acc[v] + self.gate(t, slot, expert) * self.c_of(slot, n) * new, [v])
             with vector(self.lanes) as v:
-                T.buffer_store(b["y"], acc[v] * self._silu_z(t, v), [t * op.d_inner + self.c + v])
+                T.buffer_store(b["y"], acc[v] * self.silu_z(t, v), [t * op.d_inner + self.c + v])
 
     def grouped_by_expert(self) -> None:
         op, b, X = self.op, self.b, self.op.d_inner
-        h, acc, step, drive = local(op.d_state * self.lanes), local(self.lanes), local(self.lanes), local(self.lanes)
+
+        def add(t: Expr, slot: Expr, v: Expr, value: Expr) -> None:
+            at = t * X + self.c + v
+            T.buffer_store(b["y"], b["y"][at] + value, [at])
+
         with T.serial(b["params"][0]) as t, vector(self.lanes) as v:
-            T.buffer_store(b["y"], b["D"][self.c + v] * self._x(t, v), [t * X + self.c + v])
+            T.buffer_store(b["y"], b["D"][self.c + v] * self.x(t, v), [t * X + self.c + v])
         with T.serial(op.n_experts) as expert:
-            with self._states() as n, vector(self.lanes) as v:
-                T.buffer_store(h, b["h"][self._state(expert, n, v)], [n * self.lanes + v])
-            first = T.int32(0) if self.every else b["groups"][expert]
-            last = b["params"][0] if self.every else b["groups"][expert + 1]
-            with T.serial(first, last) as i:
-                slot = i * n_slots(op) + expert if self.every else b["groups"][op.n_experts + 1 + i]
-                t = i if self.every else slot // op.top_k
-                self._load_step(step, drive, t, slot, expert)
-                with vector(self.lanes) as v:
-                    T.buffer_store(acc, T.float32(0), [v])
-                with self._states() as n, vector(self.lanes) as v:
-                    at = n * self.lanes + v
-                    new = self._advance(h[at], b["A"][self._rate(expert, n, v)], step[v], drive[v], self._b_of(slot, n))
-                    T.buffer_store(h, new, [at])
-                    T.buffer_store(acc, acc[v] + self._c_of(slot, n) * new, [v])
-                with vector(self.lanes) as v:
-                    at = t * X + self.c + v
-                    T.buffer_store(b["y"], b["y"][at] + self._gate(t, slot, expert) * acc[v], [at])
-            with self._states() as n, vector(self.lanes) as v:
-                T.buffer_store(b["h"], h[n * self.lanes + v], [self._state(expert, n, v)])
+            self.one_expert(expert, add)
         with T.serial(b["params"][0]) as t, vector(self.lanes) as v:
             at = t * X + self.c + v
-            T.buffer_store(b["y"], b["y"][at] * self._silu_z(t, v), [at])
+            T.buffer_store(b["y"], b["y"][at] * self.silu_z(t, v), [at])
+
+    def one_expert(self, expert: Expr, store: Callable[[Expr, Expr, Expr, Expr], None]) -> None:
+        """The slots of one expert; store(t, slot, v, gate * C . h) for each."""
+        op, b = self.op, self.b
+        h, acc, step, drive = local(op.d_state * self.lanes), local(self.lanes), local(self.lanes), local(self.lanes)
+        with self._states() as n, vector(self.lanes) as v:
+            T.buffer_store(h, b["h"][self.state(expert, n, v)], [n * self.lanes + v])
+        first = T.int32(0) if self.every else b["groups"][expert]
+        last = b["params"][0] if self.every else b["groups"][expert + 1]
+        with T.serial(first, last) as i:
+            slot = i * n_slots(op) + expert if self.every else b["groups"][op.n_experts + 1 + i]
+            t = i if self.every else div(slot, op.top_k)
+            self._load_step(step, drive, t, slot, expert)
+            with vector(self.lanes) as v:
+                T.buffer_store(acc, T.float32(0), [v])
+            with self._states() as n, vector(self.lanes) as v:
+                at = n * self.lanes + v
+                new = self.advance(h[at], b["A"][self.rate(expert, n, v)], step[v], drive[v], self.b_of(slot, n))
+                T.buffer_store(h, new, [at])
+                T.buffer_store(acc, acc[v] + self.c_of(slot, n) * new, [v])
+            with vector(self.lanes) as v:
+                store(t, slot, v, self.gate(t, slot, expert) * acc[v])
+        with self._states() as n, vector(self.lanes) as v:
+            T.buffer_store(b["h"], h[n * self.lanes + v], [self.state(expert, n, v)])
 
     def mixed(self) -> None:
         op, b, routed = self.op, self.b, self.op.n_experts > 1
         h, acc, step, drive = local(op.d_state * self.lanes), local(self.lanes), local(self.lanes), local(self.lanes)
         with self._states() as n, vector(self.lanes) as v:
-            T.buffer_store(h, b["h"][self._state(0, n, v)], [n * self.lanes + v])
+            T.buffer_store(h, b["h"][self.state(0, n, v)], [n * self.lanes + v])
         with T.serial(b["params"][0]) as t:
             slots = [t * op.top_k + j for j in range(op.top_k)]
             gates = [b["gates"][slot] if routed else T.float32(1) for slot in slots]
@@ -157,24 +167,24 @@ class _Channels:
 
             deltas = [self._delta(slot, expert) for slot, expert in zip(slots, experts, strict=True)]
             with vector(self.lanes) as v:
-                T.buffer_store(acc, b["D"][self.c + v] * self._x(t, v), [v])
+                T.buffer_store(acc, b["D"][self.c + v] * self.x(t, v), [v])
                 T.buffer_store(step, mix([delta(v) for delta in deltas]), [v])
-                T.buffer_store(drive, self._drive(step[v], self._x(t, v)), [v])
+                T.buffer_store(drive, self.drive(step[v], self.x(t, v)), [v])
             with self._states() as n:
                 B, C = (
-                    T.bind(mix([self._b_of(slot, n) for slot in slots])),
-                    T.bind(mix([self._c_of(slot, n) for slot in slots])),
+                    T.bind(mix([self.b_of(slot, n) for slot in slots])),
+                    T.bind(mix([self.c_of(slot, n) for slot in slots])),
                 )
                 with vector(self.lanes) as v:
                     at = n * self.lanes + v
-                    rate = T.bind(mix([b["A"][self._rate(expert, n, v)] for expert in experts]))
-                    new = self._advance(h[at], rate, step[v], drive[v], B)
+                    rate = T.bind(mix([b["A"][self.rate(expert, n, v)] for expert in experts]))
+                    new = self.advance(h[at], rate, step[v], drive[v], B)
                     T.buffer_store(h, new, [at])
                     T.buffer_store(acc, acc[v] + C * new, [v])
             with vector(self.lanes) as v:
-                T.buffer_store(b["y"], acc[v] * self._silu_z(t, v), [t * op.d_inner + self.c + v])
+                T.buffer_store(b["y"], acc[v] * self.silu_z(t, v), [t * op.d_inner + self.c + v])
         with self._states() as n, vector(self.lanes) as v:
-            T.buffer_store(b["h"], h[n * self.lanes + v], [self._state(0, n, v)])
+            T.buffer_store(b["h"], h[n * self.lanes + v], [self.state(0, n, v)])
 
     # ---- the pieces
 
@@ -186,14 +196,15 @@ class _Channels:
         delta = self._delta(slot, expert)
         with vector(self.lanes) as v:
             T.buffer_store(step, delta(v), [v])
-            T.buffer_store(drive, self._drive(step[v], self._x(t, v)), [v])
+            T.buffer_store(drive, self.drive(step[v], self.x(t, v)), [v])
 
     def _delta(self, slot: Expr, expert: Expr) -> Callable[[Expr], Expr]:
         """Delta of a slot by lane: loaded, or of one token made here, dt_proj and softplus."""
         op, b = self.op, self.b
         if op.n_tokens > 1:
             return lambda v: b["dt"][slot * op.d_inner + self.c + v]
-        width, R = self.schedule.matmul.width, op.dt_rank
+        assert isinstance(self.schedule, CpuSchedule)
+        width, R = self.schedule.width, op.dt_rank
         panel = expert * -(-op.d_inner // width) + self.c // width
         parts = min(self.schedule.matmul.unroll_k, R)
         total = local(parts * self.lanes)
@@ -222,11 +233,11 @@ class _Channels:
 
         return delta
 
-    def _drive(self, step: Expr, x: Expr) -> Expr:
+    def drive(self, step: Expr, x: Expr) -> Expr:
         """What multiplies B, but for zoh's factor: Delta x, or x."""
         return step * x if self.op.discretization == "mamba" else x
 
-    def _advance(self, old: Expr, rate: Expr, step: Expr, drive: Expr, B: Expr) -> Expr:
+    def advance(self, old: Expr, rate: Expr, step: Expr, drive: Expr, B: Expr) -> Expr:
         """h_t of SPEC.md; `rate` is A log2(e)."""
         decay = T.bind(maths.exp2(step * rate))
         if self.op.discretization == "zoh":
@@ -237,7 +248,7 @@ class _Channels:
             drive = drive * T.Select(z > T.float32(-0.03), series, whole)
         return T.bind(decay * old + drive * B)
 
-    def _gate(self, t: Expr, slot: Expr, expert: Expr) -> Expr:
+    def gate(self, t: Expr, slot: Expr, expert: Expr) -> Expr:
         op, b = self.op, self.b
         if op.n_experts == 1:
             return T.float32(1)
@@ -248,20 +259,20 @@ class _Channels:
             gate = gate + T.Select(b["idx"][t * op.top_k + j] == expert, b["gates"][t * op.top_k + j], T.float32(0))
         return gate
 
-    def _x(self, t: Expr, v: Expr) -> Expr:
+    def x(self, t: Expr, v: Expr) -> Expr:
         return self.b["x"][t * self.op.d_inner + self.c + v]
 
-    def _silu_z(self, t: Expr, v: Expr) -> Expr:
+    def silu_z(self, t: Expr, v: Expr) -> Expr:
         return maths.silu(self.b["xz"][t * (2 * self.op.d_inner) + self.op.d_inner + self.c + v])
 
-    def _state(self, state: Expr, n: Expr, v: Expr) -> Expr:
+    def state(self, state: Expr, n: Expr, v: Expr) -> Expr:
         return (state * self.op.d_state + n) * self.op.d_inner + self.c + v
 
-    def _rate(self, expert: Expr, n: Expr, v: Expr) -> Expr:
-        return self._state(0 if self.op.shared_a else expert, n, v)
+    def rate(self, expert: Expr, n: Expr, v: Expr) -> Expr:
+        return self.state(0 if self.op.shared_a else expert, n, v)
 
-    def _b_of(self, slot: Expr, n: Expr) -> Expr:
+    def b_of(self, slot: Expr, n: Expr) -> Expr:
         return self.b["p"][slot * (self.op.dt_rank + 2 * self.op.d_state) + self.op.dt_rank + n]
 
-    def _c_of(self, slot: Expr, n: Expr) -> Expr:
-        return self._b_of(slot, n + self.op.d_state)
+    def c_of(self, slot: Expr, n: Expr) -> Expr:
+        return self.b_of(slot, n + self.op.d_state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mossnet_tg.targets.table import Target
+from mossnet_tg.targets.table import CpuTarget
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CpuSchedule:
     group_size: int | None = None  # not None: the tiles are work-items of a GPU interface, in groups of so many
 
     @classmethod
-    def of(cls, target: Target) -> CpuSchedule:
+    def of(cls, target: CpuTarget) -> CpuSchedule:
         """The default for a target.
 
         Measured: with 32 registers 8 x 2 vectors reach the multiply-add limit; with 16 it takes 4 x 3, which is 12
@@ -52,6 +52,21 @@ class CpuSchedule:
         rows, vectors = (8, 2) if target.registers >= 32 else (4, 3)
         storage = {"f32": "float32", "f16": "float16" if target.f16_loads else "float16_bits", "bf16": "bfloat16"}
         return cls(target.lanes, MatmulSchedule(rows, vectors, target.lanes, 2), storage)
+
+    @classmethod
+    def of_items(cls, lanes: int) -> CpuSchedule:
+        """For a processor behind a GPU interface: each tile is a work-item, of vectors of `lanes`."""
+        rows, vectors = (8, 2) if lanes >= 16 else (4, 3)
+        storage = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+        return cls(lanes, MatmulSchedule(rows, vectors, lanes, 2), storage, group_size=1)
+
+    flat = False  # a row of a loop nest is one thread's
+    token_block: int | None = None  # a convolution goes through all tokens at once
+
+    @property
+    def width(self) -> int:
+        """Outputs in a panel."""
+        return self.matmul.width
 
     def rows(self, n_tokens: int) -> int:
         """Token rows of a register tile: the largest number up to `matmul.rows` that divides n_tokens."""

@@ -1,0 +1,148 @@
+"""How code for each of libmossnet's drivers is made: which schedule, which emitter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from mossnet_tg.codegen.kernels.build import Generated
+from mossnet_tg.codegen.schedules import CpuSchedule, GpuSchedule, Schedule
+from mossnet_tg.targets.table import CpuTarget, GpuTarget, Target
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Code:
+    """The CODE of a model file: `symbols` are each kernel's (offset, bytes), `local_bytes` what its groups share, and
+    `features` what the device must have.
+    """
+
+    code: bytes
+    symbols: dict[str, tuple[int, int]]
+    features: tuple[str, ...] = ()
+    local_bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One driver's compiler. `source` is a kernel's code for people."""
+
+    schedule: Callable[[Target], Schedule]
+    compile: Callable[[Sequence[Generated], Target, Progress], Code]
+    source: Callable[[Generated, Target], str]
+
+
+def backend(target: Target) -> Backend:
+    return _BACKENDS[target.driver]
+
+
+def _each(kernels: Sequence[Generated], progress: Progress) -> Iterator[Generated]:
+    for i, kernel in enumerate(kernels):
+        progress(f"kernel {i + 1}/{len(kernels)} {kernel.name}")
+        yield kernel
+
+
+# ---- cpu
+
+
+def _cpu_schedule(target: Target) -> CpuSchedule:
+    assert isinstance(target, CpuTarget)
+    return CpuSchedule.of(target)
+
+
+def _compile_cpu(kernels: Sequence[Generated], target: Target, progress: Progress) -> Code:
+    from mossnet_tg.codegen.emit.llvm import compile_object
+    from mossnet_tg.codegen.link import link
+
+    assert isinstance(target, CpuTarget)
+    linked = link([compile_object(k.name, k.func, target.tvm) for k in _each(kernels, progress)])
+    return Code(linked.code, linked.symbols, target.features)
+
+
+# ---- GPUs
+
+
+def _gpu_schedule(target: Target) -> Schedule:
+    assert isinstance(target, GpuTarget)
+    if target.simd:
+        return CpuSchedule.of_items(target.simd)
+    return GpuSchedule(target.threads, target.shared_bytes)
+
+
+def _join(codes: Sequence[tuple[str, bytes]], align: int) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """The kernels' codes one after the other, and where each stands."""
+    joined, symbols = bytearray(), {}
+    for name, code in codes:
+        joined += bytes(-len(joined) % align)
+        symbols[name] = (len(joined), len(code))
+        joined += code
+    return bytes(joined), symbols
+
+
+def _opencl_source(kernel: Generated, target: Target) -> str:
+    from mossnet_tg.codegen.emit.c_source import emit
+    from mossnet_tg.codegen.emit.opencl import OpenCL
+
+    return emit(kernel.name, kernel.func, kernel.params, OpenCL())[0]
+
+
+def _compile_opencl(kernels: Sequence[Generated], target: Target, progress: Progress) -> Code:
+    from mossnet_tg.codegen.emit.c_source import emit
+    from mossnet_tg.codegen.emit.opencl import OpenCL
+
+    emitted = {k.name: emit(k.name, k.func, k.params, OpenCL()) for k in _each(kernels, progress)}
+    code, symbols = _join([(name, source.encode()) for name, (source, _) in emitted.items()], 1)
+    return Code(code, symbols, local_bytes={name: shared for name, (_, shared) in emitted.items()})
+
+
+def _cuda_source(kernel: Generated, target: Target) -> str:
+    from mossnet_tg.codegen.emit.c_source import emit
+    from mossnet_tg.codegen.emit.cuda import Cuda
+
+    return emit(kernel.name, kernel.func, kernel.params, Cuda())[0]
+
+
+def _compile_cuda(kernels: Sequence[Generated], target: Target, progress: Progress) -> Code:
+    from mossnet_tg.codegen.emit.c_source import emit
+    from mossnet_tg.codegen.emit.cubin import images
+    from mossnet_tg.codegen.emit.cuda import PRELUDE, Cuda
+
+    assert isinstance(target, GpuTarget)
+    emitted = {k.name: emit(k.name, k.func, k.params, Cuda()) for k in _each(kernels, progress)}
+    progress("cubins")
+    code = images(PRELUDE + "\n".join(source for source, _ in emitted.values()), target.archs)
+    whole = (0, len(code))
+    return Code(
+        code, dict.fromkeys(emitted, whole), local_bytes={name: shared for name, (_, shared) in emitted.items()}
+    )
+
+
+def _vulkan_source(kernel: Generated, target: Target) -> str:
+    from mossnet_tg.codegen.emit.spirv import emit, source
+
+    return source(emit(kernel.name, kernel.func, kernel.params).code)
+
+
+def _compile_vulkan(kernels: Sequence[Generated], target: Target, progress: Progress) -> Code:
+    from mossnet_tg.codegen.emit.spirv import emit
+
+    modules = {k.name: emit(k.name, k.func, k.params) for k in _each(kernels, progress)}
+    code, symbols = _join([(name, module.code) for name, module in modules.items()], 4)
+    features = sorted({feature for module in modules.values() for feature in module.features})
+    return Code(code, symbols, tuple(features), {name: module.local_bytes for name, module in modules.items()})
+
+
+def _cpu_source(kernel: Generated, target: Target) -> str:
+    from mossnet_tg.codegen.emit.llvm import kernel_source
+
+    assert isinstance(target, CpuTarget)
+    return kernel_source(kernel.name, kernel.func, target.tvm)
+
+
+_BACKENDS = {
+    "cpu": Backend(_cpu_schedule, _compile_cpu, _cpu_source),
+    "opencl": Backend(_gpu_schedule, _compile_opencl, _opencl_source),
+    "vulkan": Backend(_gpu_schedule, _compile_vulkan, _vulkan_source),
+    "cuda": Backend(_gpu_schedule, _compile_cuda, _cuda_source),
+}

@@ -1,0 +1,133 @@
+"""Every kernel of a plan on a device against the same kernel on this machine's processor, on the same inputs.
+
+Phones give wrong results for single kernels: the text is nonsense and nothing says why. Here both models, of one
+checkpoint and made with the same options, are stepped side by side: before each step the device's buffers are set to
+the processor's, so that an error shows where it is made and nowhere else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mossnet_tg.codegen.moss_file import Access, DType, Entry, EntryKind, MossFile, Region, Step
+from mossnet_tg.engine import CompiledModel, Session
+
+_Place: TypeAlias = tuple[Region, str]
+_NUMPY: dict[DType, Any] = {DType.F32: np.float32, DType.I32: np.int32}
+
+# Of the largest value expected. Both sides compute in float32, in other orders; the recurrence amplifies rounding.
+TOLERANCE = 2e-4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One step: the entry, what it does, the device's kernels, and the worst error relative to the largest value
+    expected (infinite for NaN, or for indices that differ); `buffer` is where it stands.
+    """
+
+    entry: str
+    label: str
+    kernels: tuple[str, ...]
+    error: float
+    buffer: str
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= TOLERANCE
+
+
+class _Side:
+    """A model with a session, its file's tables, and the steps of the entry that is looked at."""
+
+    def __init__(self, file: MossFile, session: Session) -> None:
+        self.file, self.session = file, session
+        self.places: dict[_Place, int] = {
+            (b.region, b.name): i for i, b in enumerate(file.buffers) if b.region != Region.WEIGHTS
+        }
+
+    def entry(self, kind: EntryKind) -> Entry:
+        return next(e for e in self.file.entries if e.kind == kind)
+
+    def steps(self, kind: EntryKind) -> Sequence[Step]:
+        entry = self.entry(kind)
+        return self.file.steps[entry.first_step : entry.first_step + entry.n_steps]
+
+    def read(self, place: _Place) -> npt.NDArray[Any]:
+        index = self.places[place]
+        buffer = self.file.buffers[index]
+        values = np.empty(buffer.bytes // 4, _NUMPY[buffer.dtype])
+        self.session.read(index, values)
+        return values
+
+    def write(self, place: _Place, values: npt.NDArray[Any]) -> None:
+        self.session.write(self.places[place], values)
+
+    def touched(self, steps: Sequence[Step]) -> tuple[set[_Place], set[_Place]]:
+        """(all buffers but weights, those that are written) of some steps."""
+        every: set[_Place] = set()
+        written: set[_Place] = set()
+        for step in steps:
+            for arg, param in zip(step.args, self.file.kernels[step.kernel].params, strict=True):
+                buffer = self.file.buffers[arg]
+                if buffer.region != Region.WEIGHTS:
+                    every.add((buffer.region, buffer.name))
+                    if param.access & Access.WRITTEN:
+                        written.add((buffer.region, buffer.name))
+        return every, written
+
+
+def examine(
+    expected: CompiledModel, expected_file: MossFile, found: CompiledModel, found_file: MossFile, seed: int = 0
+) -> Iterator[Finding]:
+    """Step through prefill, then decode from the state it left; one finding for each step of `expected`."""
+    rng = np.random.default_rng(seed)
+    with expected.session() as a, found.session() as b:
+        ours, theirs, position = _Side(expected_file, a), _Side(found_file, b), 0
+        for kind in (EntryKind.PREFILL, EntryKind.DECODE):
+            entry = ours.entry(kind)
+            a.write(entry.ids, rng.integers(0, expected_file.vocab_size, entry.n_tokens).astype(np.int32))
+            a.write(entry.params, np.array([entry.n_tokens, position], np.int32))
+            yield from _examine_entry(kind, ours, theirs)
+            position += entry.n_tokens
+
+
+def _examine_entry(kind: EntryKind, ours: _Side, theirs: _Side) -> Iterator[Finding]:
+    first = other_first = 0
+    for mine, others in _calls(ours.steps(kind), theirs.steps(kind)):
+        every, written = ours.touched(mine)
+        # Inputs last: where one of our steps is several of theirs, an output may lie where an input has been.
+        for place in sorted(every, key=lambda place: place not in written):
+            theirs.write(place, ours.read(place))
+        ours.session.run(kind, first, len(mine))
+        theirs.session.run(kind, other_first, len(others))
+        first, other_first = first + len(mine), other_first + len(others)
+        errors = {place: _error(ours.read(place), theirs.read(place)) for place in written & set(theirs.places)}
+        worst = max(errors, key=lambda place: errors[place])
+        kernels = tuple(theirs.file.kernels[step.kernel].name for step in others)
+        yield Finding(kind.name.lower(), mine[0].label, kernels, errors[worst], worst[1])
+
+
+def _calls(ours: Sequence[Step], theirs: Sequence[Step]) -> Iterator[tuple[Sequence[Step], Sequence[Step]]]:
+    """The steps that do the same: one of ours may be several of a device's, which have its label."""
+    runs = [
+        [list(steps) for _, steps in itertools.groupby(side, key=lambda step: step.label)] for side in (ours, theirs)
+    ]
+    for mine, others in zip(*runs, strict=True):
+        if len(mine) == len(others):
+            yield from zip(([step] for step in mine), ([step] for step in others), strict=True)
+        else:
+            yield mine, others
+
+
+def _error(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
+    if expected.dtype == np.int32:
+        return 0.0 if np.array_equal(expected, found) else math.inf
+    worst = float(np.abs(found.astype(np.float64) - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+    return math.inf if math.isnan(worst) else worst

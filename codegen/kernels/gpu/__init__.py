@@ -1,0 +1,1 @@
+"""TensorIR generators for groups of threads, one file per kernel class."""

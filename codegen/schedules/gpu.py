@@ -1,0 +1,46 @@
+"""GPU schedules: groups of threads that share memory, for each kernel class.
+
+A schedule is data, as for CPUs. A weight's panel is `width` neighbouring outputs; `vector` of them are one thread's, so
+that neighbouring threads read neighbouring memory in wide loads. What threads are left of a group split the sum over k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_STORAGE = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class GpuSchedule:
+    """The schedule of every kernel class for one kind of GPU; `storage`: how kernels read the matrices of a
+    checkpoint's type.
+
+    threads: of a group that sums together. shared_bytes: what a group may share. token_rows: tokens of one thread in a
+    product of many. group_size: threads of a group that works on single tiles. token_block: tokens that one thread of a
+    convolution goes through.
+    """
+
+    threads: int
+    shared_bytes: int = 32768
+    width: int = 32
+    vector: int = 4
+    token_rows: int = 8
+    group_size: int = 64
+    token_block: int = 8
+    storage: Mapping[str, str] = field(default_factory=lambda: dict(_STORAGE))
+
+    lanes = 1  # a thread's channels where it needs no others': neighbours' loads are joined by the device
+    scan_unroll = 32
+    flat = True  # every element of a loop nest is a thread's
+
+    @property
+    def columns(self) -> int:
+        """Threads side by side over a panel."""
+        return self.width // self.vector
+
+    @property
+    def splits(self) -> int:
+        """The parts that a sum over k is split into."""
+        return self.threads // self.columns
