@@ -118,6 +118,9 @@ _INFIX = {
     "Mul": "*",
     "Div": "/",
     "Mod": "%",
+    # Lowering leaves none; what simplifying makes of a division is never of negative numbers.
+    "FloorDiv": "/",
+    "FloorMod": "%",
     "LShift": "<<",
     "RShift": ">>",
     "BitwiseAnd": "&",
@@ -228,6 +231,8 @@ class _Writer(Visitor):
         self._line(f"const {self.d.type(dtype)} {self.names[node.var]} = {_bare(value)};")
 
     def For(self, node: Node) -> None:
+        if node.step is not None and int(node.step) != 1:
+            raise TypeError(f"a loop of step {node.step} in a kernel")
         i = self.names[node.loop_var] = self._name("i")
         self.range_of(node.loop_var, node.min, node.extent)
         begin, end = self.visit(node.min), self.visit(self.simple(node.min + node.extent))
