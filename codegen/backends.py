@@ -66,8 +66,8 @@ def _compile_cpu(kernels: Sequence[Generated], target: Target, progress: Progres
 def _gpu_schedule(target: Target) -> Schedule:
     assert isinstance(target, GpuTarget)
     if target.simd:
-        return CpuSchedule.of_items(target.simd)
-    return GpuSchedule(target.threads, target.shared_bytes)
+        return CpuSchedule.of_items(target.simd, target.max_buffer_bytes)
+    return GpuSchedule(target.threads, target.shared_bytes, target.max_buffer_bytes)
 
 
 def _join(codes: Sequence[tuple[str, bytes]], align: int) -> tuple[bytes, dict[str, tuple[int, int]]]:
@@ -84,14 +84,14 @@ def _opencl_source(kernel: Generated, target: Target) -> str:
     from mossnet_tg.codegen.emit.c_source import emit
     from mossnet_tg.codegen.emit.opencl import OpenCL
 
-    return emit(kernel.name, kernel.func, kernel.params, OpenCL())[0]
+    return emit(kernel.name, kernel.func, kernel.buffers, OpenCL())[0]
 
 
 def _compile_opencl(kernels: Sequence[Generated], target: Target, progress: Progress) -> Code:
     from mossnet_tg.codegen.emit.c_source import emit
     from mossnet_tg.codegen.emit.opencl import OpenCL
 
-    emitted = {k.name: emit(k.name, k.func, k.params, OpenCL()) for k in _each(kernels, progress)}
+    emitted = {k.name: emit(k.name, k.func, k.buffers, OpenCL()) for k in _each(kernels, progress)}
     code, symbols = _join([(name, source.encode()) for name, (source, _) in emitted.items()], 1)
     return Code(code, symbols, local_bytes={name: shared for name, (_, shared) in emitted.items()})
 
@@ -100,7 +100,7 @@ def _cuda_source(kernel: Generated, target: Target) -> str:
     from mossnet_tg.codegen.emit.c_source import emit
     from mossnet_tg.codegen.emit.cuda import Cuda
 
-    return emit(kernel.name, kernel.func, kernel.params, Cuda())[0]
+    return emit(kernel.name, kernel.func, kernel.buffers, Cuda())[0]
 
 
 def _compile_cuda(kernels: Sequence[Generated], target: Target, progress: Progress) -> Code:
@@ -109,7 +109,7 @@ def _compile_cuda(kernels: Sequence[Generated], target: Target, progress: Progre
     from mossnet_tg.codegen.emit.cuda import PRELUDE, Cuda
 
     assert isinstance(target, GpuTarget)
-    emitted = {k.name: emit(k.name, k.func, k.params, Cuda()) for k in _each(kernels, progress)}
+    emitted = {k.name: emit(k.name, k.func, k.buffers, Cuda()) for k in _each(kernels, progress)}
     progress("cubins")
     code = images(PRELUDE + "\n".join(source for source, _ in emitted.values()), target.archs)
     whole = (0, len(code))
@@ -121,13 +121,13 @@ def _compile_cuda(kernels: Sequence[Generated], target: Target, progress: Progre
 def _vulkan_source(kernel: Generated, target: Target) -> str:
     from mossnet_tg.codegen.emit.spirv import emit, source
 
-    return source(emit(kernel.name, kernel.func, kernel.params).code)
+    return source(emit(kernel.name, kernel.func, kernel.buffers).code)
 
 
 def _compile_vulkan(kernels: Sequence[Generated], target: Target, progress: Progress) -> Code:
     from mossnet_tg.codegen.emit.spirv import emit
 
-    modules = {k.name: emit(k.name, k.func, k.params) for k in _each(kernels, progress)}
+    modules = {k.name: emit(k.name, k.func, k.buffers) for k in _each(kernels, progress)}
     code, symbols = _join([(name, module.code) for name, module in modules.items()], 4)
     features = sorted({feature for module in modules.values() for feature in module.features})
     return Code(code, symbols, tuple(features), {name: module.local_bytes for name, module in modules.items()})

@@ -14,14 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mossnet_tg.codegen.kernels.build import div, mod
+from mossnet_tg.codegen.kernels.build import Param, div, itemsize, mod
+from mossnet_tg.errors import MossnetError
 
 
 @dataclass(frozen=True)
 class Panels:
-    """[..., n, k] as [..., ceil(n / width), k, width]."""
+    """[..., n, k] as [..., ceil(n / width), k, width], in one buffer or in several of whole panels, each of at most
+    `most_bytes`.
+    """
 
     width: int
+    most_bytes: int = 1 << 62
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         *outer, n, k = shape
@@ -35,6 +39,15 @@ class Panels:
             full[..., :n, :] = array
             array = full
         return np.ascontiguousarray(array.reshape(*outer, panels, self.width, k).swapaxes(-1, -2))
+
+    def parts(self, shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+        """The elements of each buffer. Raises MossnetError where a single panel is too large."""
+        panel = math.prod(self.shape(shape)[-2:])
+        n_panels, at_once = math.prod(self.shape(shape)[:-2]), self.most_bytes // (panel * itemsize)
+        if not at_once:
+            text = f"{self.width} rows of a matrix {list(shape)} have {panel * itemsize} bytes"
+            raise MossnetError(f"{text}, a buffer of the target at most {self.most_bytes}")
+        return tuple(min(at_once, n_panels - first) * panel for first in range(0, n_panels, at_once))
 
     def index(self, n: Any, k: Any, n_k: int) -> Any:
         """Where element (n, k) lies, as TensorIR. With leading axes, n must be whole panels."""
@@ -53,8 +66,17 @@ class Matrix:
     panels: Panels
 
     @property
+    def parts(self) -> tuple[int, ...]:
+        """The elements of each buffer that it lies in."""
+        return self.panels.parts(self.shape, itemsize(self.dtype))
+
+    @property
     def n_elements(self) -> int:
         return math.prod(self.panels.shape(self.shape))
+
+    def param(self, name: str) -> Param:
+        """The matrix as a kernel's buffer."""
+        return Param(name, self.n_elements, self.dtype, parts=self.parts)
 
     def position(self, flat: Any) -> Any:
         """Where the element lies that is number `flat` in the row-major matrix."""

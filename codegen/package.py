@@ -33,7 +33,7 @@ def write_package(
     kernels = []
     for function in plan.functions:
         params = tuple(
-            moss_file.Param(p.n * itemsize(p.dtype), _access(p.read, p.written)) for p in function.generated.params
+            moss_file.Param(p.n * itemsize(p.dtype), _access(p.read, p.written)) for p in function.generated.buffers
         )
         name, block = function.name, function.generated.block
         kernels.append(moss_file.Kernel(name, params, *code.symbols[name], block, code.local_bytes.get(name, 0)))
@@ -73,4 +73,4 @@ def _laid_out(plan: Plan, checkpoint: Checkpoint, progress: Progress) -> Iterato
         progress(f"weights {i + 1}/{len(plan.weights)}")
         values = value(checkpoint, w.prefix, w.parameter)
         assert values.shape == w.parameter.shape, w.name
-        yield w.offset, w.pack(values)
+        yield from w.pack(values)

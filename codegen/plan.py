@@ -53,6 +53,15 @@ class Weight:
     offset: int
 
     @property
+    def parts(self) -> list[tuple[int, int]]:
+        """(offset, elements) of each buffer that it lies in."""
+        found, offset = [], self.offset
+        for n in self.matrix.parts if self.matrix else [math.prod(self.parameter.shape)]:
+            found.append((offset, n))
+            offset = _align(offset + n * itemsize(self.dtype))
+        return found
+
+    @property
     def name(self) -> str:
         return self.prefix + self.short_name
 
@@ -61,13 +70,17 @@ class Weight:
         return self.matrix.dtype if self.matrix else "float32"
 
     @property
-    def bytes(self) -> int:
-        n = self.matrix.n_elements if self.matrix else math.prod(self.parameter.shape)
-        return n * itemsize(self.dtype)
+    def end(self) -> int:
+        offset, n = self.parts[-1]
+        return offset + n * itemsize(self.dtype)
 
-    def pack(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The parameter's value as it lies in the file."""
-        return self.matrix.panels.pack(value) if self.matrix else np.ascontiguousarray(value)
+    def pack(self, value: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """(offset, content) of each buffer, as they lie in the file."""
+        flat = (self.matrix.panels.pack(value) if self.matrix else np.ascontiguousarray(value)).reshape(-1)
+        begin = 0
+        for offset, n in self.parts:
+            yield offset, flat[begin : begin + n]
+            begin += n
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,7 @@ class Plan:
 
     @property
     def weights_bytes(self) -> int:
-        return self.weights[-1].offset + self.weights[-1].bytes
+        return self.weights[-1].end
 
 
 Progress = Callable[[str], None]
@@ -130,10 +143,10 @@ def _weights(checkpoint: Checkpoint, s: Schedule) -> Iterator[Weight]:
         matrix = None
         if p.matrix:
             dtype = s.storage[checkpoint.tensors[f"{prefix}{p.source}"].dtype]
-            matrix = layout.Matrix(p.shape, dtype, layout.Panels(s.width))
+            matrix = layout.Matrix(p.shape, dtype, s.panels)
         weight = Weight(prefix, name, p, matrix, offset)
         yield weight
-        offset = _align(offset + weight.bytes)
+        offset = _align(weight.end)
 
 
 def _align(offset: int) -> int:
@@ -270,17 +283,20 @@ class _Builder:
 
                 for function, slots in self._functions(call, part):
                     args: list[moss_file.Buffer | str] = []
-                    for slot, param in zip(slots, self.plan.functions[function].generated.params, strict=True):
+                    for slot in slots:
                         if slot == _SCRATCH:
+                            param = next(p for p in self._params(function) if p.name == "scratch")
                             size = param.n * itemsize(param.dtype)
                             args.append(arena.use(f"{number}.{position}.scratch", size, len(pending)))
+                        elif slot is not None and call.buffers[slot].kind == "weight":
+                            args += self._weight(part.prefix + call.buffers[slot].name)
                         else:
                             args.append(self.io["params"] if slot is None else bound(call.buffers[slot]))
                     pending.append((function, args, self._label(call, part)))
         offsets = arena.pack()
         self.plan.arena_bytes = max(self.plan.arena_bytes, arena.bytes)
         for function, args, label in pending:
-            params = self.plan.functions[function].generated.params
+            params = self.plan.functions[function].generated.buffers
             indices = []
             for arg, param in zip(args, params, strict=True):
                 if isinstance(arg, str):
@@ -291,10 +307,12 @@ class _Builder:
                 indices.append(self._index(arg))
             self.plan.steps.append(Step(function, tuple(indices), label))
 
+    def _weight(self, name: str) -> list[moss_file.Buffer]:
+        w = self.weights[name]
+        size = itemsize(w.dtype)
+        return [moss_file.Buffer(name, moss_file.Region.WEIGHTS, _DTYPE[w.dtype], at, n * size) for at, n in w.parts]
+
     def _placed(self, prefix: str, ref: Ref) -> moss_file.Buffer:
-        if ref.kind == "weight":
-            w = self.weights[prefix + ref.name]
-            return moss_file.Buffer(w.name, moss_file.Region.WEIGHTS, _DTYPE[w.dtype], w.offset, w.bytes)
         return self.states[prefix + ref.name] if ref.kind == "state" else self.io[ref.name]
 
     # ---- kernels

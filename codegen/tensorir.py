@@ -103,7 +103,8 @@ class Kernel:
         params = []
         for slot, (n, dtype) in self.buffers.items():
             if slot in laid_out:
-                n, dtype = laid_out[slot].n_elements, laid_out[slot].dtype
+                params.append(laid_out[slot].param(f"p{slot}"))
+                continue
             params.append(Param(f"p{slot}", n, dtype, slot in written, slot in read))
         return params
 

@@ -10,6 +10,7 @@ Inside, TensorIR is emitted through tvm's IR builder; the frame's `func` holds t
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,19 +28,38 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Param:
-    """A kernel's buffer: a flat array of `n` elements of `dtype` (numpy's name, bfloat16, or float16_bits)."""
+    """A kernel's buffer: a flat array of `n` elements of `dtype` (numpy's name, bfloat16, or float16_bits).
+
+    `parts`: a weight larger than the device allows lies in several buffers of so many elements, one after the other.
+    """
 
     name: str
     n: int
     dtype: str = "float32"
     written: bool = False
     read: bool = True
+    parts: tuple[int, ...] = ()
+
+    @property
+    def buffers(self) -> list[Param]:
+        """One for each part, or itself."""
+        if len(self.parts) < 2:
+            return [self]
+        return [Param(f"{self.name}_{i}", n, self.dtype, self.written, self.read) for i, n in enumerate(self.parts)]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The buffers of a Param in parts, and where in it each begins."""
+
+    buffers: Sequence[Buffer]
+    begins: Sequence[int]
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A kernel in TensorIR: its function, buffers and how it is launched; `work` is roughly its arithmetic for one
-    call. On a CPU `grid` is (tiles, 1, 1) and `block` (1, 1, 1); on a GPU they are groups, and threads of a group.
+    """A kernel in TensorIR: its function, its parameters and how it is launched; `work` is roughly its arithmetic for
+    one call. On a CPU `grid` is (tiles, 1, 1) and `block` (1, 1, 1); on a GPU they are groups, and threads of a group.
     """
 
     func: Any
@@ -51,6 +71,11 @@ class Generated:
     @property
     def name(self) -> str:
         return str(self.func.attrs["global_symbol"])
+
+    @property
+    def buffers(self) -> list[Param]:
+        """What the function takes: the parameters, each part of one for itself."""
+        return [buffer for p in self.params for buffer in p.buffers]
 
 
 @dataclass
@@ -85,10 +110,15 @@ def _function(name: str, params: Sequence[Param], grid: Size, block: Size) -> It
         with T.prim_func(s_tir=True):
             T.func_name(name)
             T.func_attr({"tirx.noalias": True, "global_symbol": name})
-            buffers = [T.arg(p.name, T.buffer((p.n,), storage(p.dtype))) for p in params]
+            buffers = [_declared(p) for p in params]
             frame = Frame(params, buffers, grid, block)
             yield frame
         frame.func = builder.get()
+
+
+def _declared(p: Param) -> Buffer | Parts:
+    buffers = [T.arg(part.name, T.buffer((part.n,), storage(part.dtype))) for part in p.buffers]
+    return buffers[0] if len(buffers) == 1 else Parts(buffers, [0, *itertools.accumulate(p.parts)][:-1])
 
 
 @contextmanager
@@ -169,8 +199,14 @@ def storage(dtype: str) -> str:
     return {"bfloat16": "uint16", "float16_bits": "uint16", "bool": "uint8"}.get(dtype, dtype)
 
 
-def load(buffer: Buffer, index: Expr, dtype: str) -> Expr:
-    """buffer[index], a narrow float widened to float32."""
+def load(buffer: Buffer | Parts, index: Expr, dtype: str, base: Expr = None) -> Expr:
+    """buffer[index], a narrow float widened to float32.
+
+    Of a buffer in parts, `base` says which part it is, the same for all lanes of a vector; without it each lane has its
+    own.
+    """
+    if isinstance(buffer, Parts):
+        return _load_part(buffer, index, dtype, base)
     value = buffer[index]
     if dtype == "float16":
         return T.cast(value, "float32")
@@ -181,6 +217,20 @@ def load(buffer: Buffer, index: Expr, dtype: str) -> Expr:
         sign = T.shift_left(T.bitwise_and(bits, T.uint32(0x8000)), T.uint32(16))
         rest = T.shift_left(T.bitwise_and(bits, T.uint32(0x7FFF)), T.uint32(13))
         return T.reinterpret("float32", T.bitwise_or(sign, rest)) * T.float32(2.0**112)
+    return value
+
+
+def _load_part(parts: Parts, index: Expr, dtype: str, base: Expr) -> Expr:
+    *firsts, (last, begin) = zip(parts.buffers, parts.begins, strict=True)
+    # Without a base all parts are read, each at a place that it has.
+    value = load(last, index - begin if base is not None else T.max(index - begin, 0), dtype)
+    for part, start in reversed(firsts):
+        if base is not None:
+            value = T.if_then_else(base < begin, load(part, index - start, dtype), value)
+        else:
+            here = T.max(T.min(index, begin - 1) - start, 0)
+            value = T.Select(index < begin, load(part, here, dtype), value)
+        begin = start
     return value
 
 

@@ -58,9 +58,9 @@ def generate_op(name: str, op: ops.Op, dtypes: Sequence[str], s: Schedule) -> li
 def op_params(op: ops.Op, dtypes: Sequence[str], s: Schedule) -> list[str]:
     """The names of an op's buffers in order, where it may become several kernels."""
     if isinstance(op, ops.ExpertMatmul):
-        return [p.name for p in matmul.expert_params(op, dtypes, s.width)]
+        return [p.name for p in matmul.expert_params(op, dtypes, s.panels)]
     if isinstance(op, ops.RoutedScan):
-        return [p.name for p in scan.scan_params(op, dtypes, s.width)]
+        return [p.name for p in scan.scan_params(op, dtypes, s.panels)]
     assert isinstance(op, ops.SwaAttention)
     return [p.name for p in attention.attention_params(op)]
 

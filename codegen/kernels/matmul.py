@@ -16,6 +16,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
 from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, div, load, local, tile_kernel, vector, when
+from mossnet_tg.codegen.layout import Matrix, Panels
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import ExpertMatmul
 
@@ -64,7 +65,7 @@ class Tile:
                 for j in range(m.vectors):
                     with vector(m.lanes) as v:
                         at = (part * self.n_rows + r) * m.width + j * m.lanes + v
-                        weight = load(panel.buffer, panel.base + k * m.width + j * m.lanes + v, panel.dtype)
+                        weight = load(panel.buffer, panel.base + k * m.width + j * m.lanes + v, panel.dtype, panel.base)
                         T.buffer_store(acc, acc[at] + row(k) * weight, [at])
 
     def _laid_down(self, acc: Buffer) -> Buffer:
@@ -147,20 +148,20 @@ def blocks(n: Expr, size: int) -> Expr:
     return (n + (size - 1)) // size
 
 
-def expert_params(op: ExpertMatmul, dtypes: Sequence[str], width: int) -> list[Param]:
+def expert_params(op: ExpertMatmul, dtypes: Sequence[str], panels: Panels) -> list[Param]:
     """The buffers of an ExpertMatmul, in the op's order; `dtypes` are those of its one or two weights."""
     slots = op.n_tokens * op.top_k
-    weight = op.n_experts * -(-op.n_out // width) * op.n_in * width
+    matrices = [Matrix((op.n_experts, op.n_out, op.n_in), dtype, panels) for dtype in dtypes]
     combine = op.epilogue == "combine"
     params = [
         Param("out", op.n_tokens * op.n_out if combine else slots * op.n_out, written=True, read=combine),
         Param("x", (slots if op.per_slot else op.n_tokens) * op.x_stride),
-        Param("weight", weight, dtypes[0]),
+        matrices[0].param("weight"),
     ]
     if op.epilogue == "softplus":
         params.append(Param("bias", op.n_experts * op.n_out))
     elif op.epilogue == "swiglu":
-        params.append(Param("weight3", weight, dtypes[1]))
+        params.append(matrices[1].param("weight3"))
     elif combine:
         params.append(Param("residual", op.n_tokens * op.n_out))
     if combine and op.routed:
@@ -174,7 +175,7 @@ def expert_params(op: ExpertMatmul, dtypes: Sequence[str], width: int) -> list[P
 
 def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
     panels = n_panels(s, op.n_out)
-    params = expert_params(op, dtypes, s.width)
+    params = expert_params(op, dtypes, s.panels)
     # With one token each slot's panel is a tile of its own, unless the slots are added up.
     spread = op.n_tokens == 1 and op.epilogue != "combine"
     with tile_kernel(name, params, panels * (op.top_k if spread else 1), s.group_size) as k:

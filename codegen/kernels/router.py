@@ -14,6 +14,7 @@ from mossnet_tg.codegen.kernels import maths
 from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, local, tile_kernel
 from mossnet_tg.codegen.kernels.matmul import Panel, Tile, n_panels, store_row
 from mossnet_tg.codegen.kernels.norm import normed
+from mossnet_tg.codegen.layout import Matrix, Panels
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import NormRouter, RouterTopk
 
@@ -41,7 +42,7 @@ def router_params(op: RouterTopk) -> list[Param]:
 
 def norm_router(name: str, op: NormRouter, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
     D, E = op.d_model, op.n_experts
-    params = norm_router_params(op, dtypes, s.width)
+    params = norm_router_params(op, dtypes, s.panels)
     with tile_kernel(name, params, 1, s.group_size and 1) as k:
         out, gates, idx, logits, x, norm, weight = k.buffers
         normed(out, x, norm, 0, D, op.eps, s.lanes)
@@ -53,7 +54,7 @@ def norm_router(name: str, op: NormRouter, dtypes: Sequence[str], s: CpuSchedule
     return k.generated(D * (E + 4))
 
 
-def norm_router_params(op: NormRouter, dtypes: Sequence[str], width: int) -> list[Param]:
+def norm_router_params(op: NormRouter, dtypes: Sequence[str], panels: Panels) -> list[Param]:
     """The buffers of a NormRouter, in the op's order."""
     return [
         Param("out", op.d_model, written=True),
@@ -62,7 +63,7 @@ def norm_router_params(op: NormRouter, dtypes: Sequence[str], width: int) -> lis
         Param("logits", op.n_experts, written=True),
         Param("x", op.d_model),
         Param("norm", op.d_model),
-        Param("weight", -(-op.n_experts // width) * op.d_model * width, dtypes[0]),
+        Matrix((op.n_experts, op.d_model), dtypes[0], panels).param("weight"),
     ]
 
 

@@ -29,11 +29,12 @@ from mossnet_tg.codegen.kernels.build import (
     tile_kernel,
     vector,
 )
+from mossnet_tg.codegen.layout import Matrix, Panels
 from mossnet_tg.codegen.schedules import CpuSchedule, Schedule
 from mossnet_tg.ops import LOG2E, RoutedScan
 
 
-def scan_params(op: RoutedScan, dtypes: Sequence[str], width: int) -> list[Param]:
+def scan_params(op: RoutedScan, dtypes: Sequence[str], panels: Panels) -> list[Param]:
     """The buffers of a RoutedScan, in the op's order."""
     T_, X, N, E = op.n_tokens, op.d_inner, op.d_state, op.n_experts
     slots = T_ * n_slots(op)
@@ -49,7 +50,7 @@ def scan_params(op: RoutedScan, dtypes: Sequence[str], width: int) -> list[Param
     if T_ > 1:
         params.append(Param("dt", slots * X))
     else:
-        params += [Param("weight", E * -(-X // width) * op.dt_rank * width, dtypes[0]), Param("bias", E * X)]
+        params += [Matrix((E, X, op.dt_rank), dtypes[0], panels).param("weight"), Param("bias", E * X)]
     if E > 1:
         routed = T_ * op.top_k
         params += [Param("gates", routed), Param("idx", routed, "int32")]
@@ -64,7 +65,7 @@ def n_slots(op: RoutedScan) -> int:
 
 
 def routed_scan(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
-    params = scan_params(op, dtypes, s.width)
+    params = scan_params(op, dtypes, s.panels)
     with tile_kernel(name, params, channel_tiles(op.d_inner, s.lanes), s.group_size) as k:
         buffers = k.by_name
 

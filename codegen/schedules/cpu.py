@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mossnet_tg.codegen.layout import Panels
 from mossnet_tg.targets.table import CpuTarget
 
 
@@ -40,6 +41,7 @@ class CpuSchedule:
     matmul: MatmulSchedule
     storage: Mapping[str, str]
     scan_unroll: int = 32
+    most_bytes: int = 1 << 62  # in a buffer
     group_size: int | None = None  # not None: the tiles are work-items of a GPU interface, in groups of so many
 
     @classmethod
@@ -54,11 +56,11 @@ class CpuSchedule:
         return cls(target.lanes, MatmulSchedule(rows, vectors, target.lanes, 2), storage)
 
     @classmethod
-    def of_items(cls, lanes: int) -> CpuSchedule:
+    def of_items(cls, lanes: int, most_bytes: int) -> CpuSchedule:
         """For a processor behind a GPU interface: each tile is a work-item, of vectors of `lanes`."""
         rows, vectors = (8, 2) if lanes >= 16 else (4, 3)
         storage = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
-        return cls(lanes, MatmulSchedule(rows, vectors, lanes, 2), storage, group_size=1)
+        return cls(lanes, MatmulSchedule(rows, vectors, lanes, 2), storage, most_bytes=most_bytes, group_size=1)
 
     flat = False  # a row of a loop nest is one thread's
     token_block: int | None = None  # a convolution goes through all tokens at once
@@ -67,6 +69,11 @@ class CpuSchedule:
     def width(self) -> int:
         """Outputs in a panel."""
         return self.matmul.width
+
+    @property
+    def panels(self) -> Panels:
+        """How matrices lie."""
+        return Panels(self.width, self.most_bytes)
 
     def rows(self, n_tokens: int) -> int:
         """Token rows of a register tile: the largest number up to `matmul.rows` that divides n_tokens."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mossnet_tg.codegen.layout import Panels
+
 _STORAGE = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
@@ -17,13 +19,14 @@ class GpuSchedule:
     """The schedule of every kernel class for one kind of GPU; `storage`: how kernels read the matrices of a
     checkpoint's type.
 
-    threads: of a group that sums together. shared_bytes: what a group may share. token_rows: tokens of one thread in a
-    product of many. group_size: threads of a group that works on single tiles. token_block: tokens that one thread of a
-    convolution goes through.
+    threads: of a group that sums together. shared_bytes: what a group may share. most_bytes: in a buffer. token_rows:
+    tokens of one thread in a product of many. group_size: threads of a group that works on single tiles. token_block:
+    tokens that one thread of a convolution goes through.
     """
 
     threads: int
     shared_bytes: int = 32768
+    most_bytes: int = 1 << 62
     width: int = 32
     vector: int = 4
     token_rows: int = 8
@@ -34,6 +37,11 @@ class GpuSchedule:
     lanes = 1  # a thread's channels where it needs no others': neighbours' loads are joined by the device
     scan_unroll = 32
     flat = True  # every element of a loop nest is a thread's
+
+    @property
+    def panels(self) -> Panels:
+        """How matrices lie."""
+        return Panels(self.width, self.most_bytes)
 
     @property
     def columns(self) -> int:

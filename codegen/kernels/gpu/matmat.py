@@ -57,7 +57,7 @@ class Block:
         s, weights = self.s, local(self.s.vector)
         with vector(s.vector) as v:
             at = panel.base + k * s.width + self.column * s.vector + v
-            T.buffer_store(weights, load(panel.buffer, at, panel.dtype), [v])
+            T.buffer_store(weights, load(panel.buffer, at, panel.dtype, panel.base), [v])
         for acc, x in zip(accs, xs, strict=True):
             with vector(s.vector) as v:
                 T.buffer_store(acc, acc[v] + x * weights[v], [v])
@@ -107,7 +107,7 @@ def matmat(
 
 def expert_matmat(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: GpuSchedule) -> list[Generated]:
     """An ExpertMatmul of several tokens. The experts work at once, so a second kernel adds up the slots of a token."""
-    params = expert_params(op, dtypes, s.width)
+    params = expert_params(op, dtypes, s.panels)
     if op.epilogue != "combine":
         return [_experts(name, op, dtypes, s, params)]
     slots = Param("scratch", op.n_tokens * op.top_k * op.n_out, written=True)

@@ -57,7 +57,7 @@ class Columns:
         for acc, panel in zip(self.accs, panels, strict=True):
             with vector(self.s.vector) as v:
                 at = panel.base + k * self.s.width + self.column * self.s.vector + v
-                T.buffer_store(acc, acc[v] + x * load(panel.buffer, at, panel.dtype), [v])
+                T.buffer_store(acc, acc[v] + x * load(panel.buffer, at, panel.dtype, panel.base), [v])
 
     def finish(self, n_out: int, panel: Expr, store: Callable[[Expr, Expr], None]) -> None:
         """Sum over the group, then store(v, n) for each output n = n(panel, column, v) that exists."""
@@ -108,7 +108,7 @@ def matvec(
 
 def expert_matvec(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: GpuSchedule) -> Generated:
     """An ExpertMatmul of one token: a group for each panel of each slot, or of all slots where they are added up."""
-    params, panels = expert_params(op, dtypes, s.width), n_panels(s, op.n_out)
+    params, panels = expert_params(op, dtypes, s.panels), n_panels(s, op.n_out)
     combine = op.epilogue == "combine"
     grid = (panels, 1 if combine else op.top_k, 1)
     with group_kernel(name, params, grid, (s.columns, s.splits, 1)) as k:

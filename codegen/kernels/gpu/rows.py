@@ -55,7 +55,7 @@ def normed(
 
 def norm_router(name: str, op: NormRouter, dtypes: Sequence[str], s: GpuSchedule) -> Generated:
     D, E = op.d_model, op.n_experts
-    params = norm_router_params(op, dtypes, s.width)
+    params = norm_router_params(op, dtypes, s.panels)
     with group_kernel(name, params, (1, 1, 1), (s.threads, 1, 1)) as k:
         out, gates, idx, logits, x, norm, weight = k.buffers
         thread = k.thread[0]

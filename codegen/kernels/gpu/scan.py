@@ -35,7 +35,7 @@ from mossnet_tg.ops import RoutedScan
 def routed_scan(name: str, op: RoutedScan, dtypes: Sequence[str], s: GpuSchedule) -> list[Generated]:
     if op.n_tokens == 1:
         return [_one_token(name, op, dtypes, s)]
-    params = scan_params(op, dtypes, s.width)
+    params = scan_params(op, dtypes, s.panels)
     if op.mode == "param_mix":
         return [_mixed(name, op, s, params)]
     return [_experts(name, op, s, params), _sum_slots(f"{name}_sum", op, s, params)]
@@ -95,7 +95,7 @@ def _sum_slots(name: str, op: RoutedScan, s: GpuSchedule, of_op: Sequence[Param]
 
 
 def _one_token(name: str, op: RoutedScan, dtypes: Sequence[str], s: GpuSchedule) -> Generated:
-    params = scan_params(op, dtypes, s.width)
+    params = scan_params(op, dtypes, s.panels)
     with group_kernel(name, params, (-(-op.d_inner // s.width), 1, 1), (s.width, s.threads // s.width, 1)) as k:
         _OneToken(op, dtypes, s, k).emit()
     return k.generated(_work(op))
