@@ -25,8 +25,9 @@ mossnet_status mn_cuda_fail(const mn_cuda_api *api, mn_cu_result result, const c
 mossnet_status mn_cuda_load(mn_cuda_api *api, mossnet_error *error) {
     static const char *const names[] = {"libcuda.so.1", "libcuda.so", NULL};
     void *dso = NULL;
-    mossnet_status status = mn_dso_open("MOSSNET_CUDA_LIB", names, &dso, error);
-    if (status) return status;
+    mossnet_error reason;
+    mossnet_status status = mn_dso_open("MOSSNET_CUDA_LIB", names, &dso, &reason);
+    if (status) return mn_fail(error, status, "%.300s; NVIDIA's driver brings it", reason.text);
     *api = (mn_cuda_api){.has_graphs = 1};
 #define FIND_REQUIRED(function, arguments)                                                                             \
     if (!find(dso, #function, &api->function))                                                                         \

@@ -38,39 +38,39 @@ typedef struct mn_cu_graph_exec_ *mn_cu_graph_exec;
 #endif
 
 enum { /* mn_cu_result */
-    MN_CU_OK = 0,
-    MN_CU_OUT_OF_MEMORY = 2,
-    MN_CU_NO_DEVICE = 100,
-    MN_CU_INVALID_IMAGE = 200,
-    MN_CU_NO_BINARY_FOR_GPU = 209,
-    MN_CU_INVALID_PTX = 218,
-    MN_CU_JIT_COMPILER_NOT_FOUND = 221,
-    MN_CU_UNSUPPORTED_PTX_VERSION = 222,
-    MN_CU_JIT_COMPILATION_DISABLED = 223,
-    MN_CU_INVALID_SOURCE = 300,
-    MN_CU_NOT_FOUND = 500,
-    MN_CU_NOT_READY = 600
+       MN_CU_OK = 0,
+       MN_CU_OUT_OF_MEMORY = 2,
+       MN_CU_NO_DEVICE = 100,
+       MN_CU_INVALID_IMAGE = 200,
+       MN_CU_NO_BINARY_FOR_GPU = 209,
+       MN_CU_INVALID_PTX = 218,
+       MN_CU_JIT_COMPILER_NOT_FOUND = 221,
+       MN_CU_UNSUPPORTED_PTX_VERSION = 222,
+       MN_CU_JIT_COMPILATION_DISABLED = 223,
+       MN_CU_INVALID_SOURCE = 300,
+       MN_CU_NOT_FOUND = 500,
+       MN_CU_NOT_READY = 600
 };
 
 enum { /* mn_cu_device_attribute */
-    MN_CU_MAX_THREADS_PER_BLOCK = 1,
-    MN_CU_MAX_BLOCK_DIM_X = 2, /* Y and Z follow */
-    MN_CU_MAX_GRID_DIM_X = 5,
-    MN_CU_MAX_SHARED_MEMORY_PER_BLOCK = 8,
-    MN_CU_COMPUTE_CAPABILITY_MAJOR = 75,
-    MN_CU_COMPUTE_CAPABILITY_MINOR = 76,
-    MN_CU_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
+       MN_CU_MAX_THREADS_PER_BLOCK = 1,
+       MN_CU_MAX_BLOCK_DIM_X = 2, /* Y and Z follow */
+       MN_CU_MAX_GRID_DIM_X = 5,
+       MN_CU_MAX_SHARED_MEMORY_PER_BLOCK = 8,
+       MN_CU_COMPUTE_CAPABILITY_MAJOR = 75,
+       MN_CU_COMPUTE_CAPABILITY_MINOR = 76,
+       MN_CU_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
 };
 
 enum { /* mn_cu_jit_option */
-    MN_CU_JIT_ERROR_LOG_BUFFER = 5,
-    MN_CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES = 6
+       MN_CU_JIT_ERROR_LOG_BUFFER = 5,
+       MN_CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES = 6
 };
 
 enum { /* mn_cu_function_attribute */
-    MN_CU_FUNCTION_MAX_THREADS_PER_BLOCK = 0,
-    MN_CU_FUNCTION_SHARED_SIZE_BYTES = 1,
-    MN_CU_FUNCTION_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
+       MN_CU_FUNCTION_MAX_THREADS_PER_BLOCK = 0,
+       MN_CU_FUNCTION_SHARED_SIZE_BYTES = 1,
+       MN_CU_FUNCTION_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
 };
 
 enum { MN_CU_STREAM_NON_BLOCKING = 1, MN_CU_CAPTURE_THREAD_LOCAL = 1 };
@@ -127,9 +127,10 @@ enum { MN_CU_STREAM_NON_BLOCKING = 1, MN_CU_CAPTURE_THREAD_LOCAL = 1 };
 
 typedef struct mn_cuda_api {
 #define MN_CUDA_FIELD(function, arguments) mn_cu_result(*function) arguments;
-    MN_CUDA_REQUIRED(MN_CUDA_FIELD) MN_CUDA_GRAPHS(MN_CUDA_FIELD)
+    MN_CUDA_REQUIRED(MN_CUDA_FIELD)
+    MN_CUDA_GRAPHS(MN_CUDA_FIELD)
 #undef MN_CUDA_FIELD
-        uint32_t has_graphs;
+    uint32_t has_graphs;
 } mn_cuda_api;
 
 /* Finds the library, its functions, and a machine that it works on; without them: DEVICE. */

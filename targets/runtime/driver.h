@@ -59,5 +59,8 @@ typedef struct mn_driver {
 } mn_driver;
 
 extern const mn_driver mn_driver_cpu;
+extern const mn_driver mn_driver_cuda;
+extern const mn_driver mn_driver_opencl;
+extern const mn_driver mn_driver_vulkan;
 
 #endif

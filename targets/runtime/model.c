@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 static const mn_driver *find_driver(const char *name) {
-    static const mn_driver *const drivers[] = {&mn_driver_cpu};
+    static const mn_driver *const drivers[] = {&mn_driver_cpu, &mn_driver_cuda, &mn_driver_opencl, &mn_driver_vulkan};
     for (size_t i = 0; i < sizeof drivers / sizeof *drivers; i++)
         if (!strcmp(drivers[i]->name, name)) return drivers[i];
     return NULL;

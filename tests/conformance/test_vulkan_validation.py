@@ -1,0 +1,98 @@
+"""The validation layer, with synchronization validation, watches every test that runs the vulkan driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mossnet_tg.codegen.moss_file import Region
+from tests.conformance import vulkan
+from tests.conformance.conftest import UNDER_LAYER
+from tests.conformance.vulkan import buffer, kernel
+from tests.conformance.vulkan_plans import READ, ROW, WRITTEN, Module, Plan, toy
+from tests.runtime.toy import ROOT
+
+LAYER = "VK_LAYER_KHRONOS_validation"
+LAYERS = [Path(p) / "vulkan/explicit_layer.d" for p in ("/usr/share", "/usr/local/share", "/etc")]
+
+
+def unavailable() -> str | None:
+    if reason := vulkan.unavailable():
+        return reason
+    files = [path for folder in LAYERS for path in folder.glob("*.json")]
+    if not any(json.loads(path.read_text()).get("layer", {}).get("name") == LAYER for path in files):
+        return f"no {LAYER}: apt install vulkan-validationlayers"
+    return None
+
+
+pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+
+
+def watched(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Runs Python under the layer; what it says."""
+    log = folder / "messages"
+    settings = folder / "vk_layer_settings.txt"
+    settings.write_text(
+        f"khronos_validation.log_filename = {log}\n"
+        "khronos_validation.debug_action = VK_DBG_LAYER_ACTION_LOG_MSG\n"
+        "khronos_validation.report_flags = error,warn\n"
+        "khronos_validation.enables = VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT\n"
+    )
+    env = {
+        **os.environ,
+        **vulkan.DRIVER.env,
+        "VK_INSTANCE_LAYERS": LAYER,
+        "VK_LAYER_SETTINGS_PATH": str(settings),
+        UNDER_LAYER: "1",
+    }
+    run = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
+    return run, log.read_text() if log.exists() else "the layer was not there"
+
+
+def test_silence(tmp_path):
+    here = Path(__file__).parent
+    files = [str(here / name) for name in ("test_conformance.py", "test_vulkan.py", "test_vulkan_runs.py")]
+    run, messages = watched(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "vulkan", *files)
+    assert run.returncode == 0, run.stdout[-10000:]
+    assert int(re.search(r"(\d+) passed", run.stdout)[1]) > 150
+    assert messages == ""
+
+
+PROGRAM = (
+    "import sys; from mossnet_tg.engine import CompiledModel\n"
+    "with CompiledModel(sys.argv[1]) as model, model.session() as session: session.decode(0)"
+)
+BUFFERS = {"x": (Region.STATE, 0, ROW), "y": (Region.STATE, ROW, ROW), "z": (Region.STATE, 2 * ROW, ROW)}
+PUSH = "layout(push_constant) uniform Push { float value; };"
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        pytest.param(lambda: {"k": toy("reverse")}, "", id="nothing wrong"),
+        # A module with push constants, of which the driver makes none.
+        pytest.param(
+            lambda: {
+                "k": Module(kernel(64, [buffer(0, "x"), buffer(1, "y"), PUSH], "y[0] = x[0] + value;"), (READ, WRITTEN))
+            },
+            "VUID-VkComputePipelineCreateInfo-layout-",
+            id="push constants",
+        ),
+        # A plan that hides what a kernel writes, so that there is no barrier.
+        pytest.param(
+            lambda: {"k": toy("reverse", params=(READ, READ))}, "SYNC-HAZARD-READ-AFTER-WRITE", id="no barrier"
+        ),
+    ],
+)
+def test_mistakes_are_heard(tmp_path, codes, message):
+    plan = Plan(codes(), BUFFERS, [("k", "x", "y"), ("k", "y", "z")])
+    run, messages = watched(tmp_path, "-c", PROGRAM, str(plan.write(tmp_path / "k.moss")))
+    assert run.returncode == 0, run.stderr
+    assert message in messages
+    assert bool(message) == bool(messages)
