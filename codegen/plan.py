@@ -29,6 +29,7 @@ from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import parameters
 
 _SCRATCH = -1
+_ALIGN = 512  # twice what the format asks for: OpenCL on NVIDIA's GPUs wants it of a buffer's part
 
 _DTYPE = {
     "float32": moss_file.DType.F32,
@@ -150,7 +151,7 @@ def _weights(checkpoint: Checkpoint, s: Schedule) -> Iterator[Weight]:
 
 
 def _align(offset: int) -> int:
-    return -(-offset // moss_file.BUFFER_ALIGN) * moss_file.BUFFER_ALIGN
+    return -(-offset // _ALIGN) * _ALIGN
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mossnet_tg.errors import ArtifactError, MossnetError, UsageError
+from mossnet_tg.errors import ArtifactError, UsageError
+from mossnet_tg.targets import devices
 
 ARCHS = ("x86_64", "aarch64")
 _ELSEWHERE = "`mossnet-tg compile` makes a file for the other machine"
@@ -81,8 +82,8 @@ class GpuTarget(Target):
 
 @dataclass(frozen=True)
 class Kind:
-    """One row: what `--target KIND` means. `resolve` turns options into a Target; `device`: what a device's name must
-    hold when the user names none.
+    """One row: what `--target KIND` means. `resolve` turns options into a Target. `needs`: what runs it; `remedy`: what
+    to do with a compiled `{file}` where that is not; `device`: what a device's name must hold when the user names none.
     """
 
     name: str
@@ -90,7 +91,13 @@ class Kind:
     driver: str
     options: Mapping[str, str]  # option: what it is
     resolve: Callable[[Mapping[str, str]], Target]
+    needs: str = ""
+    remedy: str = ""
     device: str = ""
+
+    def wanted(self, device: str) -> str:
+        """What the name of the device that runs it must hold, from `device` as `devices.split` reads it."""
+        return devices.wanted(f"target {self.name}", self.driver, self.device, device)
 
 
 # x86-64 levels of the psABI, best first: a model compiled on one machine of a level runs on every other.
@@ -213,8 +220,8 @@ def _resolve_cuda(options: Mapping[str, str]) -> GpuTarget:
 
 
 _SIMD = ("0", "4", "8", "16")
-# Turing, Ampere, Ada, Hopper; what is newer compiles the PTX.
-_CUDA_ARCHS = "75+80+86+89+90"
+# Turing to Blackwell; what is newer compiles the PTX.
+_CUDA_ARCHS = "75+80+86+89+90+100+120"
 
 # No buffer above what each device of a kind must allow: 1 GiB on an Adreno, 128 MiB in a binding of Vulkan's.
 KINDS: dict[str, Kind] = {
@@ -236,6 +243,8 @@ KINDS: dict[str, Kind] = {
             "opencl",
             {},
             lambda options: GpuTarget("adreno", "adreno", "opencl", 128, 32 << 10, 1 << 30),
+            "an Adreno GPU with OpenCL 1.2",
+            "copy {file} to a Snapdragon phone, or name another OpenCL device with --device opencl:NAME",
             device="adreno",
         ),
         Kind(
@@ -244,6 +253,9 @@ KINDS: dict[str, Kind] = {
             "opencl",
             {"simd": "4, 8 or 16: vectors for a processor of so many float32; 0: threads for a GPU"},
             _resolve_opencl,
+            "a device with OpenCL 1.2",
+            "install an OpenCL driver (the GPU's, or for the processor Debian's pocl-opencl-icd), or copy {file} to a"
+            " machine that has one",
         ),
         Kind(
             "vulkan",
@@ -251,6 +263,9 @@ KINDS: dict[str, Kind] = {
             "vulkan",
             {},
             lambda options: GpuTarget("vulkan", "vulkan", "vulkan", 128, 16 << 10, 128 << 20),
+            "a device with Vulkan 1.1",
+            "install a Vulkan driver (NVIDIA's, or for other GPUs and the processor Debian's mesa-vulkan-drivers), or"
+            " copy {file} to a machine that has one",
         ),
         Kind(
             "cuda",
@@ -258,6 +273,8 @@ KINDS: dict[str, Kind] = {
             "cuda",
             {"arch": f"compute capabilities to make code for; default: {_CUDA_ARCHS}"},
             _resolve_cuda,
+            "an NVIDIA GPU",
+            "install NVIDIA's driver, or copy {file} to a machine with an NVIDIA GPU",
         ),
     )
 }
@@ -266,7 +283,7 @@ KINDS: dict[str, Kind] = {
 def parse_target(text: str, device: str = "") -> Target:
     """`KIND[:key=value,…]` resolved; raises UsageError that says what was found and what is known.
 
-    `device` is a part of the device's name that it will run on, "" for the best one.
+    `device` is the device that it will run on, as `devices.split` reads it; "" for the best one.
     """
     kind_name, _, rest = text.partition(":")
     kind = KINDS.get(kind_name)
@@ -278,22 +295,11 @@ def parse_target(text: str, device: str = "") -> Target:
     for part in rest.split(",") if rest else ():
         key, equals, value = part.partition("=")
         if not equals or not value or key not in kind.options:
-            known = ", ".join(f"{name}=…" for name in kind.options)
+            known = ", ".join(f"{name}=…" for name in kind.options) or "none"
             raise UsageError(f"target {kind_name}: option '{part}' is not known, expected {known}")
         options[key] = value
-    if kind_name == "opencl" and "simd" not in options and _is_processor(device):
+    name = kind.wanted(device)
+    if kind_name == "opencl" and "simd" not in options and devices.is_processor("opencl", name):
         cpu = _resolve_cpu({})
         options["simd"] = str(cpu.lanes)
     return kind.resolve(options)
-
-
-def _is_processor(device: str) -> bool:
-    """Whether the OpenCL device that would be taken is a CPU."""
-    from mossnet_tg.engine import Library
-
-    try:
-        found = Library.default().devices("opencl")
-    except MossnetError:
-        return False
-    found = [d for d in found if device.lower() in d["name"].lower()]
-    return bool(found) and all(d.get("type") == "cpu" for d in found)

@@ -18,11 +18,12 @@ from mossnet_tg.targets.table import Target, parse_target
 
 @dataclass(frozen=True)
 class Row:
-    """A target and a part of the name of the device that it is tested on."""
+    """A target and a part of the name of the device that it is tested on; `n_threads`: to try on a cpu."""
 
     name: str
     target: str
-    device: str
+    device: str = ""
+    n_threads: tuple[int, ...] = (0,)
 
     @property
     def resolved(self) -> Target:
@@ -30,7 +31,7 @@ class Row:
 
     @property
     def available(self) -> bool:
-        return not _missing(self.resolved.driver, self.device)
+        return self.resolved.driver == "cpu" or not _missing(self.resolved.driver, self.device)
 
     def require(self) -> None:
         """Skip the test where the device is missing."""
@@ -38,6 +39,7 @@ class Row:
             pytest.skip(_missing(self.resolved.driver, self.device))
 
 
+CPU = Row("cpu", "cpu", n_threads=(1, 2))
 ROWS = (
     Row("opencl", "opencl:simd=8", "pthread"),
     Row("adreno", "adreno", "pthread"),

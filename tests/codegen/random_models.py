@@ -15,6 +15,7 @@ from mossnet_tg.engine import CompiledModel
 from mossnet_tg.targets.table import parse_target
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.reference.model import MossNet
+from tests.devices import Row
 
 CHUNK = 16
 N_SCORED = 3 * CHUNK + 5
@@ -91,10 +92,20 @@ def compile_only(
 
 
 def compiled(
-    model: MossNet, folder: Path, target: str = "cpu", chunk: int = CHUNK, dtype: torch.dtype = torch.float32
+    model: MossNet,
+    folder: Path,
+    target: str = "cpu",
+    chunk: int = CHUNK,
+    dtype: torch.dtype = torch.float32,
+    device: str = "",
 ) -> CompiledModel:
     """The reference compiled and loaded."""
-    return CompiledModel(compile_only(model, folder, target, chunk, dtype), allow_native=True)
+    return CompiledModel(compile_only(model, folder, target, chunk, dtype), allow_native=True, device=device)
+
+
+def load(path: Path, row: Row) -> CompiledModel:
+    """A compiled model on the row's device."""
+    return CompiledModel(path, allow_native=True, device=row.device)
 
 
 def tokens(n: int, vocab: int = VOCAB, seed: int = 1) -> np.ndarray[Any, np.dtype[np.int32]]:

@@ -1,4 +1,4 @@
-"""The compiled model against the float64 reference: every mode of SPEC.md, every way through a prompt."""
+"""The compiled model against the float64 reference: every mode of SPEC.md, every way through a prompt, every target."""
 
 from __future__ import annotations
 
@@ -9,73 +9,99 @@ from safetensors.torch import load_file, save_file
 
 from mossnet_tg.codegen.compile import compile_checkpoint
 from mossnet_tg.codegen.options import CompileOptions
-from mossnet_tg.engine import CompiledModel, Library
+from mossnet_tg.engine import Library
 from mossnet_tg.targets.table import parse_target
 from mossnet_tg.weights.checkpoint import Checkpoint
-from tests.codegen.random_models import CHUNK, MODES, N_SCORED, compile_only, compiled, reference, tokens, worst
+from tests.codegen.random_models import CHUNK, MODES, N_SCORED, compile_only, load, reference, tokens, worst
+from tests.devices import CPU, ROWS
 
 N = N_SCORED
 LENGTHS = (1, 7, CHUNK - 1, CHUNK, CHUNK + 1, N)
 F32 = 2e-4  # of the largest logit (DESIGN.md, numbers policy)
 
 
-@pytest.fixture(scope="module", params=list(MODES))
-def pair(request, tmp_path_factory):
-    """(compiled model, reference logits [N, V] in float64) of one mode."""
-    model = reference(request.param)
+# What OpenCL has for processors is the cpu's own generators, so a part of the modes says enough of it.
+SOME = ("odd", "selected", "all_zoh_norms", "param_mix", "attention", "tiny")
+PAIRS = [(row, mode) for row in (CPU, *ROWS) for mode in (SOME if row.name == "opencl" else MODES)]
+
+on_every_target = pytest.mark.parametrize("row", [CPU, *ROWS], ids=lambda row: row.name)
+
+
+def expected_of(model):
+    """The reference's logits [N, V]."""
     with torch.no_grad():
-        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
-    return compiled(model, tmp_path_factory.mktemp(request.param)), expected
+        return model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
 
 
-@pytest.mark.parametrize("n_threads", [1, 2])
-def test_prompt_of_any_length_then_decode(pair, n_threads):
+@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: f"{pair[0].name}-{pair[1]}")
+def pair(request, tmp_path_factory):
+    """(compiled model, reference logits [N, V] in float64, row) of one mode on one target."""
+    row, mode = request.param
+    row.require()
+    model = reference(mode)
+    with load(compile_only(model, tmp_path_factory.mktemp(mode), row.target), row) as engine:
+        yield engine, expected_of(model), row
+
+
+def test_prompt_of_any_length_then_decode(pair):
     """A prompt of n tokens, then the rest token by token: chunk boundaries are nowhere to be seen."""
-    model, expected = pair
+    model, expected, row = pair
     ids = tokens(N)
-    for n in LENGTHS:
-        with model.session(n_threads) as session:
-            assert worst(session.prefill(ids[:n]), expected[n - 1]) < F32
-            for i in range(n, min(n + 3, N)):
-                assert worst(session.decode(int(ids[i])), expected[i]) < F32
+    for n_threads in row.n_threads:
+        for n in LENGTHS:
+            with model.session(n_threads) as session:
+                assert worst(session.prefill(ids[:n]), expected[n - 1]) < F32
+                for i in range(n, min(n + 3, N)):
+                    assert worst(session.decode(int(ids[i])), expected[i]) < F32
 
 
 def test_token_by_token(pair):
-    model, expected = pair
-    with model.session(1) as session:
+    model, expected, row = pair
+    with model.session(row.n_threads[0]) as session:
         found = np.stack([session.decode(int(i)) for i in tokens(N)])
     assert worst(found, expected) < F32
 
 
 def test_score_gives_every_row(pair):
-    model, expected = pair
-    with model.session(2) as session:
+    model, expected, row = pair
+    with model.session(row.n_threads[-1]) as session:
         assert worst(session.score(tokens(N)), expected) < F32
 
 
 def test_prompt_in_pieces(pair):
     """Prefill after prefill continues the same state."""
-    model, expected = pair
+    model, expected, row = pair
     ids = tokens(N)
-    with model.session(2) as session:
+    with model.session(row.n_threads[-1]) as session:
         for begin, end in ((0, 3), (3, 3 + CHUNK), (3 + CHUNK, N)):
             logits = session.prefill(ids[begin:end])
         assert worst(logits, expected[-1]) < F32
 
 
+def check(model, path, row):
+    """score and decode say what the reference says."""
+    expected = expected_of(model)
+    with load(path, row) as engine, engine.session() as session:
+        assert worst(session.score(tokens(N)), expected) < F32
+        session.reset()
+        for i, token in enumerate(tokens(4)):
+            assert worst(session.decode(int(token)), expected[i]) < F32
+
+
+@on_every_target
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("mode", ["odd", "selected", "attention"])
-def test_narrow_weights(mode, dtype, tmp_path):
+def test_narrow_weights(row, mode, dtype, tmp_path):
     """Both sides hold the same narrow weights, so what is left is float32 arithmetic."""
+    row.require()
     model = reference(mode, dtype=dtype)
-    with torch.no_grad():
-        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
-    with compiled(model, tmp_path, dtype=dtype) as engine, engine.session(2) as session:
-        assert worst(session.score(tokens(N)), expected) < F32
+    check(model, compile_only(model, tmp_path, row.target, dtype=dtype), row)
 
 
-def test_zoh_of_slow_states_keeps_its_digits(tmp_path):
+@on_every_target
+def test_zoh_of_slow_states_keeps_its_digits(row, tmp_path):
     """Where Delta A is small, (a - 1) / A must not be computed from a: it is close to 1."""
+    row.require()
     model = reference("selected_zoh")
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -83,28 +109,24 @@ def test_zoh_of_slow_states_keeps_its_digits(tmp_path):
                 p.fill_(-10.0)
             elif name.endswith("A_log"):
                 p.fill_(-6.0)
-        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
-    with compiled(model, tmp_path) as engine, engine.session(2) as session:
-        assert worst(session.score(tokens(N)), expected) < F32
+    check(model, compile_only(model, tmp_path, row.target), row)
 
 
-def test_each_layer_shares_its_rates_or_not(tmp_path):
+@on_every_target
+def test_each_layer_shares_its_rates_or_not(row, tmp_path):
     """A_log may be one for all experts in one layer and one for each in the next."""
+    row.require()
     model = reference("selected")
     with torch.no_grad():
         shared = model.layers[1].ssm.A_log
         shared.copy_(shared[:1].expand_as(shared).clone())
-        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
     model.save(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["layers.1.ssm.A_log"] = tensors["layers.1.ssm.A_log"][:1].contiguous()
     save_file(tensors, tmp_path / "model.safetensors")
     path = tmp_path / "model.moss"
-    compile_checkpoint(
-        Checkpoint.open(tmp_path), parse_target("cpu"), path, CompileOptions(chunk=CHUNK), lambda _: None
-    )
-    with CompiledModel(path, allow_native=True) as engine, engine.session(2) as session:
-        assert worst(session.score(tokens(N)), expected) < F32
+    compile_checkpoint(Checkpoint.open(tmp_path), row.resolved, path, CompileOptions(chunk=CHUNK), lambda _: None)
+    check(model, path, row)
 
 
 @pytest.mark.parametrize(("name", "value"), [("DEFAULT_FLOAT", "float16"), ("DISALLOW_BROADCAST", 1)])
@@ -127,8 +149,10 @@ def test_a_state_too_large_for_a_stack_is_refused(tmp_path):
         compile_only(model, tmp_path)
 
 
-def test_every_tensor_may_have_its_own_type(tmp_path):
+@on_every_target
+def test_every_tensor_may_have_its_own_type(row, tmp_path):
     """Alternating float32, float16 and bfloat16 matrices, also within one kernel (w1 and w3)."""
+    row.require()
     model = reference("selected")
     types = (torch.float32, torch.float16, torch.bfloat16)
     stored = {}
@@ -136,24 +160,20 @@ def test_every_tensor_may_have_its_own_type(tmp_path):
         for i, (name, p) in enumerate(model.named_parameters()):
             stored[name] = p.to(types[i % 3] if p.dim() > 1 and "A_log" not in name else torch.float32)
             p.copy_(stored[name].double())
-        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
     assert stored["layers.0.mlp.w1.weight"].dtype != stored["layers.0.mlp.w3.weight"].dtype
     model.save(tmp_path)
     save_file({name: t.contiguous() for name, t in stored.items()}, tmp_path / "model.safetensors")
     path = tmp_path / "model.moss"
-    options = CompileOptions(chunk=CHUNK)
-    compile_checkpoint(Checkpoint.open(tmp_path), parse_target("cpu"), path, options, lambda _: None)
-    with CompiledModel(path, allow_native=True) as engine, engine.session(2) as session:
-        assert worst(session.score(tokens(N)), expected) < F32
+    compile_checkpoint(Checkpoint.open(tmp_path), row.resolved, path, CompileOptions(chunk=CHUNK), lambda _: None)
+    check(model, path, row)
 
 
+@on_every_target
 @pytest.mark.parametrize("chunk", [2, 13, 128])
-def test_any_chunk(chunk, tmp_path):
+def test_any_chunk(row, chunk, tmp_path):
+    row.require()
     model = reference("selected")
-    with torch.no_grad():
-        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
-    with compiled(model, tmp_path, chunk=chunk) as engine, engine.session(2) as session:
-        assert worst(session.score(tokens(N)), expected) < F32
+    check(model, compile_only(model, tmp_path, row.target, chunk), row)
 
 
 @pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3"])
@@ -162,8 +182,4 @@ def test_lower_levels(level, tmp_path):
     if missing:
         pytest.skip(f"this CPU lacks {', '.join(sorted(missing))}")
     model = reference("selected", dtype=torch.float16)
-    with torch.no_grad():
-        expected = model(torch.from_numpy(tokens(N)[None]).long())[0][0].numpy()
-    target = f"cpu:mcpu={level}"
-    with compiled(model, tmp_path, target, dtype=torch.float16) as engine, engine.session(2) as session:
-        assert worst(session.score(tokens(N)), expected) < F32
+    check(model, compile_only(model, tmp_path, f"cpu:mcpu={level}", dtype=torch.float16), CPU)

@@ -4,6 +4,7 @@ result.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from tinygrad import Tensor
 from tinygrad.helpers import Context
 
 from mossnet_tg import ops
-from mossnet_tg.codegen.kernels.dispatch import generate_op
-from mossnet_tg.codegen.layout import Panels
-from tests.codegen.native import Native, host_targets, schedule
+from mossnet_tg.codegen.kernels.dispatch import generate_op, op_params
+from mossnet_tg.codegen.schedules import GpuSchedule, Schedule
+from mossnet_tg.targets.table import Target
+from tests.codegen.one_kernel import OneKernel, host_targets, schedule
+from tests.devices import ROWS
 
 _BODIES = {
     ops.RmsNorm: ops._rms_norm,
@@ -56,18 +59,41 @@ def by_body(op: ops.Op, arrays: Arrays) -> Arrays:
 def check(op: ops.Op, arrays: Arrays, n_valid: int, weights: tuple[int, ...] = (), dtype: str = "f32") -> None:
     """Outputs of the compiled kernel and of the body agree, for the rows of the valid tokens and for all of a state."""
     expected = by_body(op, arrays)
-    for target in host_targets():
-        s = schedule(target)
-        native = Native(generate_op("kernel", op, [s.storage[dtype]] * len(weights), s), "kernel", target)
-        given = [Panels(s.matmul.width).pack(a) if i in weights else a.copy() for i, a in enumerate(arrays)]
-        native.run(*given)
+    for target, device, s in places():
+        dtypes = [s.storage[dtype]] * len(weights)
+        kernels = generate_op("kernel_", op, dtypes, s)
+        names = op_params(op, dtypes, s) if len(kernels) > 1 else ()
+        given = [s.panels.pack(a) if i in weights else a.copy() for i, a in enumerate(arrays)]
+        OneKernel(kernels, target, names, device).run(*given)
         for found, wanted in zip(given, expected, strict=False):
             rows = n_valid if wanted.shape[0] == op_tokens(op) else wanted.shape[0]
             if isinstance(op, ops.RouterTopk) and wanted.ndim == 1:
                 rows = op.n_experts + 1 + n_valid * op.top_k
             scale = max(1.0, float(np.abs(wanted[:rows]).max()))
             difference = found.reshape(wanted.shape)[:rows].astype(np.float64) - wanted[:rows]
-            assert np.abs(difference).max() < 3e-6 * scale, target.name
+            assert np.abs(difference).max() < 3e-6 * scale, (target.name, s)
+
+
+# Nothing in a generator may count on the sizes of a default: few threads, narrow panels, blocks that do not divide.
+ODD = GpuSchedule(threads=64, width=8, vector=2, token_rows=3, group_size=16, token_block=3)
+
+
+@functools.cache
+def places() -> list[tuple[Target, str, Schedule]]:
+    """(target, device, schedule) of everything that a kernel is run on here."""
+    found = [(target, "", schedule(target)) for target in host_targets()]
+    for row in ROWS:
+        if row.available:
+            found.append((row.resolved, row.device, schedule(row.resolved)))
+            if row.name == "vulkan":  # whose driver compiles fastest
+                found.append((row.resolved, row.device, ODD))
+    return found
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_device_is_among_them(row):
+    row.require()
+    assert any(target == row.resolved for target, _, _ in places())
 
 
 def op_tokens(op: ops.Op) -> int:

@@ -13,8 +13,8 @@ from mossnet_tg import ops
 from mossnet_tg.codegen import capture as capturing
 from mossnet_tg.codegen import tensorir
 from mossnet_tg.codegen.capture import Spec, capture
-from mossnet_tg.codegen.layout import Matrix, Panels
-from tests.codegen.native import Native, host_targets, schedule
+from mossnet_tg.codegen.layout import Matrix
+from tests.codegen.one_kernel import OneKernel, cpu_schedule, host_targets, schedule
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 rng = np.random.default_rng(0)
@@ -52,7 +52,7 @@ def run(
                 if ref.kind == "weight":
                     w = weights[ref.name]
                     dtype = s.storage[{"float32": "f32", "float16": "f16"}[w.dtype.name]]
-                    matrices[slot] = Matrix(w.shape, dtype, Panels(s.matmul.width))
+                    matrices[slot] = Matrix(w.shape, dtype, s.panels)
             generated = tensorir.generate("kernel", kernel, matrices, n_tokens, s)
             readings.append("product" if tensorir.is_product(kernel, matrices, n_tokens) else "loops")
             arrays = []
@@ -65,7 +65,7 @@ def run(
                 arrays.append(memory.setdefault((ref.kind, ref.name), np.full(n, 7, dtype)))
             if len(generated.params) > len(arrays):
                 arrays.append(np.array([n_valid, 0], np.int32))
-            Native(generated, "kernel", target).run(*arrays)
+            OneKernel([generated], target).run(*arrays)
         outputs.append(memory["output", "output"])
         outputs[-1] = outputs[-1].copy()
         final = {name: memory["state", name] for name in states}
@@ -236,7 +236,8 @@ def test_dense_product(n_tokens, n_valid, dtype, n_in, n_out):
     expected = np.maximum(r + (2 * x.astype(np.float64)) @ w.astype(np.float64).T, 0)
     same([o.reshape(n_tokens, n_out)[:n_valid] for o in outputs], expected[:n_valid])
     if n_valid < n_tokens:
-        blocks = [-(-n_valid // schedule(t).rows(n_tokens)) * schedule(t).rows(n_tokens) for t in host_targets()]
+        rows = [cpu_schedule(t).rows(n_tokens) for t in host_targets()]
+        blocks = [-(-n_valid // r) * r for r in rows]
         for found, done in zip(outputs, blocks, strict=True):
             assert np.all(found.reshape(n_tokens, n_out)[done:] == 7)
 
