@@ -14,6 +14,10 @@ wanted="python3:python3 venv:python3-venv cc:build-essential"
 if [ "${1-}" = --test ]; then
   extras='[dev]'
   wanted="$wanted aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static arm64-libc:libc6-dev-arm64-cross"
+  # OpenCL and Vulkan on the processor, and what checks code for them.
+  wanted="$wanted libpocl.so:pocl-opencl-icd libOpenCL.so:ocl-icd-libopencl1 CL/cl.h:opencl-c-headers"
+  wanted="$wanted lavapipe:mesa-vulkan-drivers libvulkan.so:libvulkan1 vulkan/vulkan.h:libvulkan-dev"
+  wanted="$wanted validation:vulkan-validationlayers spirv-val:spirv-tools glslangValidator:glslang-tools clang:clang"
   shift
 fi
 python=${PYTHON:-python3}
@@ -23,6 +27,10 @@ has() {
     venv) "$python" -c 'import ensurepip, venv' 2>/dev/null ;;
     cc) command -v "${CC:-cc}" >/dev/null && echo '#include <stdio.h>' | "${CC:-cc}" -E -o /dev/null - 2>/dev/null ;;
     arm64-libc) [ -e /usr/aarch64-linux-gnu/lib/libc.a ] ;;
+    lavapipe) ls /usr/share/vulkan/icd.d/lvp_icd*.json >/dev/null 2>&1 ;;
+    validation) ls /usr/share/vulkan/explicit_layer.d/*validation*.json >/dev/null 2>&1 ;;
+    *.so) /sbin/ldconfig -p | grep -q "$1" ;;
+    *.h) [ -e "/usr/include/$1" ] ;;
     *) command -v "$1" >/dev/null ;;
   esac
 }

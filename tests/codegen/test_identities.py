@@ -14,12 +14,17 @@ import torch
 
 from mossnet_tg.weights.reference.model import MossNet
 from tests.codegen.random_models import N_SCORED, compiled, reference, tokens, worst
+from tests.devices import CPU, ROWS, Row
 
 F32 = 2e-4
 
 
-def scored(model: MossNet, folder) -> np.ndarray:
-    with compiled(model, folder) as engine, engine.session(2) as session:
+on_every_target = pytest.mark.parametrize("row", [CPU, *ROWS], ids=lambda row: row.name)
+
+
+def scored(model: MossNet, folder, row: Row) -> np.ndarray:
+    row.require()
+    with compiled(model, folder, row.target, device=row.device) as engine, engine.session(row.n_threads[-1]) as session:
         return session.score(tokens(N_SCORED))
 
 
@@ -38,22 +43,24 @@ def with_ssm(model: MossNet, **ssm) -> MossNet:
     return changed.eval()
 
 
-def test_1_one_expert_is_mamba_in_both_modes(tmp_path):
+@on_every_target
+def test_1_one_expert_is_mamba_in_both_modes(row, tmp_path):
     dense = reference("mamba")
     mixed = with_ssm(dense, mode="param_mix")
-    found = [scored(m, tmp_path / name) for name, m in (("dense", dense), ("mixed", mixed))]
+    found = [scored(m, tmp_path / name, row) for name, m in (("dense", dense), ("mixed", mixed))]
     assert worst(found[1], found[0]) < F32
 
 
+@on_every_target
 @pytest.mark.parametrize("discretization", ["mamba", "zoh"])
-def test_2_identical_experts_are_one(discretization, tmp_path):
+def test_2_identical_experts_are_one(row, discretization, tmp_path):
     dense = with_ssm(reference("mamba"), discretization=discretization)
-    expected = scored(dense, tmp_path / "dense")
+    expected = scored(dense, tmp_path / "dense", row)
     experts = {"n_experts": 4, "top_k": 2}
     everything = with_ssm(dense, **experts, state_update="all")
     mixed = with_ssm(dense, **experts, mode="param_mix")
-    assert worst(scored(everything, tmp_path / "all"), expected) < F32
-    assert worst(scored(mixed, tmp_path / "mixed"), expected) < F32
+    assert worst(scored(everything, tmp_path / "all", row), expected) < F32
+    assert worst(scored(mixed, tmp_path / "mixed", row), expected) < F32
     # The check can fail: experts that keep their state while others are selected are not one Mamba.
     selected = with_ssm(dense, **experts)
-    assert worst(scored(selected, tmp_path / "selected"), expected) > 10 * F32
+    assert worst(scored(selected, tmp_path / "selected", row), expected) > 10 * F32

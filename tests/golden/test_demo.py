@@ -9,27 +9,34 @@ import torch
 from mossnet_tg import Model
 from mossnet_tg.weights.checkpoint import DEMO
 from mossnet_tg.weights.reference.model import MossNet
+from tests.devices import CPU, ROWS
 
 PROMPTS = ["def fibonacci(n):", "import os\n", "class Stack:", "for i in range("]
 N = 256
 
 
-@pytest.fixture(scope="module")
-def model():
-    return Model.load()
+@pytest.fixture(scope="module", params=[CPU, *ROWS], ids=lambda row: row.name)
+def model(request):
+    request.param.require()
+    return Model.load(target=request.param.target, device=request.param.device)
 
 
 @pytest.fixture(scope="module")
-def reference():
-    return MossNet.load(DEMO).eval()
+def greedy():
+    """prompt: the reference's N ids."""
+    reference = MossNet.load(DEMO).eval()
+    found = {}
+    with torch.no_grad():
+        for prompt in PROMPTS:
+            ids = torch.tensor([Model.load().tokenizer.encode(prompt)])
+            found[prompt] = reference.generate_greedy(ids, N)[0].tolist()[-N:]
+    return found
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_greedy_text_equals_the_reference(model, reference, prompt):
+def test_greedy_text_equals_the_reference(model, greedy, prompt):
     """256 tokens, both in float32: the one checks the other's arithmetic to the last close decision."""
-    ids = model.tokenizer.encode(prompt)
-    with torch.no_grad():
-        expected = reference.generate_greedy(torch.tensor([ids]), N)[0].tolist()[-N:]
+    ids, expected = model.tokenizer.encode(prompt), greedy[prompt]
     session = model.session()
     logits, found = session.prefill(ids), []
     for _ in range(N):
