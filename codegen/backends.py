@@ -67,7 +67,7 @@ def _gpu_schedule(target: Target) -> Schedule:
     assert isinstance(target, GpuTarget)
     if target.simd:
         return CpuSchedule.of_items(target.simd, target.max_buffer_bytes)
-    return GpuSchedule(target.threads, target.shared_bytes, target.max_buffer_bytes)
+    return GpuSchedule(target.threads, target.shared_bytes, target.max_buffer_bytes, half=target.half)
 
 
 def _join(codes: Sequence[tuple[str, bytes]], align: int) -> tuple[bytes, dict[str, tuple[int, int]]]:
@@ -84,7 +84,7 @@ def _opencl_source(kernel: Generated, target: Target) -> str:
     from mossnet_tg.codegen.emit.c_source import emit
     from mossnet_tg.codegen.emit.opencl import OpenCL
 
-    return emit(kernel.name, kernel.func, kernel.buffers, OpenCL())[0]
+    return emit(kernel.name, kernel.func, kernel.buffers, OpenCL()).text
 
 
 def _compile_opencl(kernels: Sequence[Generated], target: Target, progress: Progress) -> Code:
@@ -92,15 +92,16 @@ def _compile_opencl(kernels: Sequence[Generated], target: Target, progress: Prog
     from mossnet_tg.codegen.emit.opencl import OpenCL
 
     emitted = {k.name: emit(k.name, k.func, k.buffers, OpenCL()) for k in _each(kernels, progress)}
-    code, symbols = _join([(name, source.encode()) for name, (source, _) in emitted.items()], 1)
-    return Code(code, symbols, local_bytes={name: shared for name, (_, shared) in emitted.items()})
+    code, symbols = _join([(name, source.text.encode()) for name, source in emitted.items()], 1)
+    features = sorted({feature for source in emitted.values() for feature in source.features})
+    return Code(code, symbols, tuple(features), {name: source.shared_bytes for name, source in emitted.items()})
 
 
 def _cuda_source(kernel: Generated, target: Target) -> str:
     from mossnet_tg.codegen.emit.c_source import emit
     from mossnet_tg.codegen.emit.cuda import Cuda
 
-    return emit(kernel.name, kernel.func, kernel.buffers, Cuda())[0]
+    return emit(kernel.name, kernel.func, kernel.buffers, Cuda()).text
 
 
 def _compile_cuda(kernels: Sequence[Generated], target: Target, progress: Progress) -> Code:
@@ -111,11 +112,9 @@ def _compile_cuda(kernels: Sequence[Generated], target: Target, progress: Progre
     assert isinstance(target, GpuTarget)
     emitted = {k.name: emit(k.name, k.func, k.buffers, Cuda()) for k in _each(kernels, progress)}
     progress("cubins")
-    code = images(PRELUDE + "\n".join(source for source, _ in emitted.values()), target.archs)
-    whole = (0, len(code))
-    return Code(
-        code, dict.fromkeys(emitted, whole), local_bytes={name: shared for name, (_, shared) in emitted.items()}
-    )
+    code = images(PRELUDE + "\n".join(source.text for source in emitted.values()), target.archs)
+    whole = dict.fromkeys(emitted, (0, len(code)))
+    return Code(code, whole, local_bytes={name: source.shared_bytes for name, source in emitted.items()})
 
 
 def _vulkan_source(kernel: Generated, target: Target) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -84,15 +85,29 @@ class Dialect(ABC):
     @abstractmethod
     def store_half(self, lanes: int, pointer: str, x: str, aligned: bool) -> str: ...
 
+    @abstractmethod
+    def half_arithmetic(self) -> tuple[str, tuple[str, ...]]:
+        """What source that computes in float16 begins with, and the features that it needs."""
+
     def type(self, dtype: DType) -> str:
         return self.vector(dtype) if dtype.lanes > 1 else self.scalars[dtype.kind, dtype.bits]
 
 
-def emit(name: str, func: Any, params: Sequence[Param], dialect: Dialect) -> tuple[str, int]:
-    """The kernel `name` as source, and the bytes of memory that a group shares."""
+@dataclass(frozen=True)
+class Source:
+    """A kernel's source, the bytes of memory that its groups share, and what the device must have."""
+
+    text: str
+    shared_bytes: int
+    features: tuple[str, ...]
+
+
+def emit(name: str, func: Any, params: Sequence[Param], dialect: Dialect) -> Source:
+    """The kernel `name`."""
     writer = _Writer(dialect)
-    source = writer.kernel(name, lower_gpu(func), params)
-    return source, writer.shared_bytes
+    text = writer.kernel(name, lower_gpu(func), params)
+    head, features = dialect.half_arithmetic() if writer.computes_half else ("", ())
+    return Source(head + text, writer.shared_bytes, features)
 
 
 def _bare(text: str) -> str:
@@ -111,6 +126,8 @@ class _Array:
     def __init__(self, name: str, dtype: DType, space: str) -> None:
         self.name, self.dtype, self.space = name, dtype, space
 
+
+_HALF = DType("float", 16, 1)
 
 _INFIX = {
     "Add": "+",
@@ -151,6 +168,7 @@ class _Writer(Visitor):
         self.alignment = Alignment()
         self.block = [1, 1, 1]
         self.shared_bytes = 0
+        self.computes_half = False  # float16 is more than storage
 
     def kernel(self, name: str, func: Any, params: Sequence[Param]) -> str:
         heads = []
@@ -201,6 +219,7 @@ class _Writer(Visitor):
         shared = str(node.buffer.scope()).startswith("shared")
         array = _Array(self._name("shared" if shared else "r"), dtype, "shared" if shared else "local")
         self.arrays[node.buffer] = array
+        self.computes_half |= dtype.scalar == _HALF
         if shared:
             self.shared_bytes += n * dtype.bytes
         self._line(f"{self.d.shared + ' ' if shared else ''}{self.d.type(dtype)} {array.name}[{n}];")
@@ -257,7 +276,7 @@ class _Writer(Visitor):
         array, value, dtype = self._array(node.buffer), _bare(self.visit(node.value)), DType.of(node.value)
         index = self.simple(node.indices[0])
         n = dtype.lanes // array.dtype.lanes
-        half = array.space == "global" and array.dtype == DType("float", 16, 1)
+        half = array.space == "global" and array.dtype == _HALF
         if n == 1:
             at = self.visit(index)
             place = f"{array.name}[{_bare(at)}]"
@@ -374,7 +393,8 @@ class _Writer(Visitor):
 
     def Cast(self, node: Node) -> str:
         source, target = DType.of(node.value), DType.of(node)
-        if type(node.value).__name__ == "TensorLoad" and source.scalar == DType("float", 16, 1):
+        loaded = type(node.value).__name__ == "TensorLoad" and self._array(node.value.source).space == "global"
+        if loaded and source.scalar == _HALF:
             return self._load(node.value, widened=True)
         x = self.visit(node.value)
         if source == target:

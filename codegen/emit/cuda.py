@@ -160,6 +160,9 @@ class Cuda(Dialect):
             return f"widen(*({pointer}))"
         return f"widen(load{'_aligned' if aligned else ''}<{lanes}>({pointer}))"
 
+    def half_arithmetic(self) -> tuple[str, tuple[str, ...]]:
+        raise TypeError("float16 is storage in CUDA C here")
+
     def store_half(self, lanes: int, pointer: str, x: str, aligned: bool) -> str:
         if lanes == 1:
             return f"*({pointer}) = narrow({x})"

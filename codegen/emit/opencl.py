@@ -76,5 +76,8 @@ class OpenCL(Dialect):
     def load_half(self, lanes: int, pointer: str, aligned: bool) -> str:
         return f"vload_half{lanes if lanes > 1 else ''}(0, {pointer})"
 
+    def half_arithmetic(self) -> tuple[str, tuple[str, ...]]:
+        return "#pragma OPENCL EXTENSION cl_khr_fp16 : enable\n", ("cl_khr_fp16",)
+
     def store_half(self, lanes: int, pointer: str, x: str, aligned: bool) -> str:
         return f"vstore_half{lanes if lanes > 1 else ''}_rte({x}, 0, {pointer})"

@@ -206,7 +206,7 @@ def load(buffer: Buffer | Parts, index: Expr, dtype: str, base: Expr = None) -> 
     own.
     """
     if isinstance(buffer, Parts):
-        return _load_part(buffer, index, dtype, base)
+        return _load_part(buffer, index, base, lambda part, at: load(part, at, dtype))
     value = buffer[index]
     if dtype == "float16":
         return T.cast(value, "float32")
@@ -220,16 +220,23 @@ def load(buffer: Buffer | Parts, index: Expr, dtype: str, base: Expr = None) -> 
     return value
 
 
-def _load_part(parts: Parts, index: Expr, dtype: str, base: Expr) -> Expr:
+def load_half(buffer: Buffer | Parts, index: Expr, base: Expr) -> Expr:
+    """buffer[index] of a float16 buffer, as it is."""
+    if isinstance(buffer, Parts):
+        return _load_part(buffer, index, base, lambda part, at: part[at])
+    return buffer[index]
+
+
+def _load_part(parts: Parts, index: Expr, base: Expr, read: Callable[[Buffer, Expr], Expr]) -> Expr:
     *firsts, (last, begin) = zip(parts.buffers, parts.begins, strict=True)
     # Without a base all parts are read, each at a place that it has.
-    value = load(last, index - begin if base is not None else T.max(index - begin, 0), dtype)
+    value = read(last, index - begin if base is not None else T.max(index - begin, 0))
     for part, start in reversed(firsts):
         if base is not None:
-            value = T.if_then_else(base < begin, load(part, index - start, dtype), value)
+            value = T.if_then_else(base < begin, read(part, index - start), value)
         else:
             here = T.max(T.min(index, begin - 1) - start, 0)
-            value = T.Select(index < begin, load(part, here, dtype), value)
+            value = T.Select(index < begin, read(part, here), value)
         begin = start
     return value
 

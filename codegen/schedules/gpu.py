@@ -21,7 +21,8 @@ class GpuSchedule:
 
     threads: of a group that sums together. shared_bytes: what a group may share. most_bytes: in a buffer. token_rows:
     tokens of one thread in a product of many. group_size: threads of a group that works on single tiles. token_block:
-    tokens that one thread of a convolution goes through.
+    tokens that one thread of a convolution goes through. half: products of many tokens multiply in float16 where the
+    weights are float16, and add up four of them before they become float32.
     """
 
     threads: int
@@ -32,6 +33,7 @@ class GpuSchedule:
     token_rows: int = 8
     group_size: int = 64
     token_block: int = 8
+    half: bool = False
     storage: Mapping[str, str] = field(default_factory=lambda: dict(_STORAGE))
 
     lanes = 1  # a thread's channels where it needs no others': neighbours' loads are joined by the device

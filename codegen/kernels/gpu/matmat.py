@@ -20,6 +20,7 @@ from mossnet_tg.codegen.kernels.build import (
     div,
     group_kernel,
     load,
+    load_half,
     local,
     tile_kernel,
     vector,
@@ -41,8 +42,17 @@ class Block:
             with vector(s.vector) as v:
                 T.buffer_store(acc, T.float32(0), [v])
 
-    def add(self, n_in: int) -> None:
+    def add(self, n_in: int, n_out: int) -> None:
         each = 4 if n_in % 4 == 0 else 1
+        # Not a router: rounding would send tokens to other experts.
+        if (
+            self.s.half
+            and n_out > self.s.width
+            and all(panel.dtype == "float16" for panel in self.panels)
+            and each == 4
+        ):
+            self._add_half(n_in)
+            return
         with T.serial(n_in // each) as i:
             xs = []
             for row in self.rows:
@@ -52,6 +62,27 @@ class Block:
             for j in range(each):
                 for panel, accs in zip(self.panels, self.accs, strict=True):
                     self._one(panel, accs, i * each + j, [x[j] for x in xs])
+
+    def _add_half(self, n_in: int) -> None:
+        s = self.s
+        with T.serial(n_in // 4) as i:
+            xs = []
+            for row in self.rows:
+                xs.append(local(4, "float16"))
+                with vector(4) as v:
+                    T.buffer_store(xs[-1], T.cast(row(i * 4 + v), "float16"), [v])
+            for panel, accs in zip(self.panels, self.accs, strict=True):
+                weights = [local(s.vector, "float16") for _ in range(4)]
+                for j, of_k in enumerate(weights):
+                    with vector(s.vector) as v:
+                        at = panel.base + (i * 4 + j) * s.width + self.column * s.vector + v
+                        T.buffer_store(of_k, load_half(panel.buffer, at, panel.base), [v])
+                for acc, x in zip(accs, xs, strict=True):
+                    with vector(s.vector) as v:
+                        four = x[0] * weights[0][v]
+                        for j in range(1, 4):
+                            four = four + x[j] * weights[j][v]
+                        T.buffer_store(acc, acc[v] + T.cast(four, "float32"), [v])
 
     def _one(self, panel: Panel, accs: Sequence[Buffer], k: Expr, xs: Sequence[Expr]) -> None:
         s, weights = self.s, local(self.s.vector)
@@ -92,7 +123,7 @@ def matmat(
             at = Panel(k.buffers[weight], T.bind(panel * (n_in * s.width)), params[weight].dtype)
             rows: list[Row] = [partial(row, k.buffers, T.bind(T.min(first + r, n_tokens - 1))) for r in range(n_rows)]
             tile = Block(s, n_in, rows, [at], column)
-            tile.add(n_in)
+            tile.add(n_in, n_out)
             for r in range(n_rows):
 
                 def put(r: int = r) -> None:
@@ -141,7 +172,7 @@ def _experts(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: GpuSchedule,
             bases = [T.bind((slot if op.per_slot else div(slot, op.top_k)) * op.x_stride) for slot in slots]
             rows: list[Row] = [lambda i, base=base: b["x"][base + i] for base in bases]  # type: ignore[misc]
             tile = Block(s, op.n_in, rows, at, column)
-            tile.add(op.n_in)
+            tile.add(op.n_in, op.n_out)
             for r, slot in enumerate(slots):
                 sums = [of_panel[r] for of_panel in tile.accs]
                 when(first + r < count, partial(put, slot, sums))
