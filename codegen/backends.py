@@ -67,7 +67,9 @@ def _gpu_schedule(target: Target) -> Schedule:
     assert isinstance(target, GpuTarget)
     if target.simd:
         return CpuSchedule.of_items(target.simd, target.max_buffer_bytes)
-    return GpuSchedule(target.threads, target.shared_bytes, target.max_buffer_bytes, half=target.half)
+    return GpuSchedule(
+        target.threads, target.shared_bytes, target.max_buffer_bytes, half=target.half, plain=target.plain
+    )
 
 
 def _join(codes: Sequence[tuple[str, bytes]], align: int) -> tuple[bytes, dict[str, tuple[int, int]]]:

@@ -11,11 +11,12 @@ Three loop structures, all without communication between tiles:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from mossnet_tg.codegen.kernels import maths
+from mossnet_tg.codegen.kernels import maths, matmul
 from mossnet_tg.codegen.kernels.build import (
     Buffer,
     Expr,
@@ -24,14 +25,13 @@ from mossnet_tg.codegen.kernels.build import (
     channel_tiles,
     div,
     for_channels,
-    load,
     local,
     tile_kernel,
     vector,
 )
 from mossnet_tg.codegen.layout import Matrix, Panels
 from mossnet_tg.codegen.schedules import CpuSchedule, Schedule
-from mossnet_tg.ops import LOG2E, RoutedScan
+from mossnet_tg.ops import LOG2E, ExpertMatmul, RoutedScan
 
 
 def scan_params(op: RoutedScan, dtypes: Sequence[str], panels: Panels) -> list[Param]:
@@ -64,13 +64,35 @@ def n_slots(op: RoutedScan) -> int:
     return op.n_experts if op.update == "all" else op.top_k
 
 
-def routed_scan(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
+def routed_scan(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule) -> Generated | list[Generated]:
+    """Of one token two kernels: dt_proj's matrix streams better alone than between states."""
     params = scan_params(op, dtypes, s.panels)
+    if op.n_tokens > 1:
+        return _recurrence(name, op, s, params)
+    made = Param("scratch", n_slots(op) * op.d_inner)
+    return [
+        _delta(f"{name}_delta", op, dtypes, s),
+        _recurrence(name, op, s, [made, *(p for p in params if p.name not in ("weight", "bias"))]),
+    ]
+
+
+def _delta(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
+    """Delta of each slot of one token into `scratch`."""
+    n_in, stride = op.dt_rank, op.dt_rank + 2 * op.d_state
+    routed = op.n_experts > 1 and op.update == "selected"
+    product = ExpertMatmul(1, op.n_experts, n_slots(op), n_in, op.d_inner, stride, True, routed, "softplus")
+    made = matmul.expert_matmul(name, product, dtypes, s)
+    names = {"out": "scratch", "x": "p"}
+    return replace(made, params=[replace(p, name=names.get(p.name, p.name)) for p in made.params])
+
+
+def _recurrence(name: str, op: RoutedScan, s: CpuSchedule, params: Sequence[Param]) -> Generated:
     with tile_kernel(name, params, channel_tiles(op.d_inner, s.lanes), s.group_size) as k:
-        buffers = k.by_name
+        b = k.by_name
+        b.setdefault("dt", b.get("scratch"))
 
         def channels(c: Expr, lanes: int) -> None:
-            body = Channels(op, s, buffers, dtypes, c, lanes)
+            body = Channels(op, s, b, c, lanes)
             if op.mode == "param_mix":
                 body.mixed()
             elif s.scan_grouped(op.n_tokens):
@@ -85,10 +107,8 @@ def routed_scan(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule
 class Channels:
     """The recurrence for `lanes` channels from channel `c` on."""
 
-    def __init__(
-        self, op: RoutedScan, s: Schedule, b: dict[str, Buffer], dtypes: Sequence[str], c: Expr, lanes: int
-    ) -> None:
-        self.op, self.schedule, self.b, self.dtypes, self.c, self.lanes = op, s, b, dtypes, c, lanes
+    def __init__(self, op: RoutedScan, s: Schedule, b: dict[str, Buffer], c: Expr, lanes: int) -> None:
+        self.op, self.schedule, self.b, self.c, self.lanes = op, s, b, c, lanes
         self.every = op.update == "all" or op.n_experts == 1  # each token moves every state
 
     def token_sequential(self) -> None:
@@ -100,7 +120,7 @@ class Channels:
             with T.serial(n_slots(op)) as j:
                 slot = t * n_slots(op) + j
                 expert = j if self.every else b["idx"][t * op.top_k + j]
-                self._load_step(step, drive, t, slot, expert)
+                self._load_step(step, drive, t, slot)
                 with T.serial(op.d_state) as n, vector(self.lanes) as v:
                     at = self.state(expert, n, v)
                     new = self.advance(
@@ -137,7 +157,7 @@ class Channels:
         with T.serial(first, last) as i:
             slot = i * n_slots(op) + expert if self.every else b["groups"][op.n_experts + 1 + i]
             t = i if self.every else div(slot, op.top_k)
-            self._load_step(step, drive, t, slot, expert)
+            self._load_step(step, drive, t, slot)
             with vector(self.lanes) as v:
                 T.buffer_store(acc, T.float32(0), [v])
             with self._states() as n, vector(self.lanes) as v:
@@ -166,10 +186,9 @@ class Channels:
                     total = total + gate * value
                 return total
 
-            deltas = [self._delta(slot, expert) for slot, expert in zip(slots, experts, strict=True)]
             with vector(self.lanes) as v:
                 T.buffer_store(acc, b["D"][self.c + v] * self.x(t, v), [v])
-                T.buffer_store(step, mix([delta(v) for delta in deltas]), [v])
+                T.buffer_store(step, mix([b["dt"][slot * op.d_inner + self.c + v] for slot in slots]), [v])
                 T.buffer_store(drive, self.drive(step[v], self.x(t, v)), [v])
             with self._states() as n:
                 B, C = (
@@ -193,46 +212,10 @@ class Channels:
         """The loop over N: unrolled, the state becomes registers; a long one stays a loop over the cache."""
         return T.unroll(self.op.d_state) if self.op.d_state <= self.schedule.scan_unroll else T.serial(self.op.d_state)
 
-    def _load_step(self, step: Buffer, drive: Buffer, t: Expr, slot: Expr, expert: Expr) -> None:
-        delta = self._delta(slot, expert)
+    def _load_step(self, step: Buffer, drive: Buffer, t: Expr, slot: Expr) -> None:
         with vector(self.lanes) as v:
-            T.buffer_store(step, delta(v), [v])
+            T.buffer_store(step, self.b["dt"][slot * self.op.d_inner + self.c + v], [v])
             T.buffer_store(drive, self.drive(step[v], self.x(t, v)), [v])
-
-    def _delta(self, slot: Expr, expert: Expr) -> Callable[[Expr], Expr]:
-        """Delta of a slot by lane: loaded, or of one token made here, dt_proj and softplus."""
-        op, b = self.op, self.b
-        if op.n_tokens > 1:
-            return lambda v: b["dt"][slot * op.d_inner + self.c + v]
-        assert isinstance(self.schedule, CpuSchedule)
-        width, R = self.schedule.width, op.dt_rank
-        panel = expert * -(-op.d_inner // width) + self.c // width
-        parts = min(self.schedule.matmul.unroll_k, R)
-        total = local(parts * self.lanes)
-        for part in range(parts):
-            with vector(self.lanes) as v:
-                T.buffer_store(total, T.float32(0), [part * self.lanes + v])
-
-        def add(r: Expr, part: int) -> None:
-            d = b["p"][slot * (R + 2 * op.d_state) + r]
-            with vector(self.lanes) as v:
-                weight = load(b["weight"], (panel * R + r) * width + self.c % width + v, self.dtypes[0])
-                at = part * self.lanes + v
-                T.buffer_store(total, total[at] + d * weight, [at])
-
-        with T.serial(R // parts) as r:
-            for part in range(parts):
-                add(r * parts + part, part)
-        for r in range(R // parts * parts, R):
-            add(r, 0)
-
-        def delta(v: Expr) -> Expr:
-            value = total[v]
-            for part in range(1, parts):
-                value = value + total[part * self.lanes + v]
-            return maths.softplus(value + b["bias"][expert * op.d_inner + self.c + v])
-
-        return delta
 
     def drive(self, step: Expr, x: Expr) -> Expr:
         """What multiplies B, but for zoh's factor: Delta x, or x."""

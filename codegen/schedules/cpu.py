@@ -65,6 +65,10 @@ class CpuSchedule:
     flat = False  # a row of a loop nest is one thread's
     token_block: int | None = None  # a convolution goes through all tokens at once
 
+    def of_kernel(self, kernel_class: str) -> CpuSchedule:
+        """The schedule of one class of kernels: this one."""
+        return self
+
     @property
     def width(self) -> int:
         """Outputs in a panel."""

@@ -7,7 +7,7 @@ that neighbouring threads read neighbouring memory in wide loads. What threads a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mossnet_tg.codegen.layout import Panels
 
@@ -22,7 +22,8 @@ class GpuSchedule:
     threads: of a group that sums together. shared_bytes: what a group may share. most_bytes: in a buffer. token_rows:
     tokens of one thread in a product of many. group_size: threads of a group that works on single tiles. token_block:
     tokens that one thread of a convolution goes through. half: products of many tokens multiply in float16 where the
-    weights are float16, and add up four of them before they become float32.
+    weights are float16, and add up four of them before they become float32. plain: the kernel classes that are made
+    without vectors, register tiles and large groups, for a device whose compiler gets the default wrong.
     """
 
     threads: int
@@ -34,11 +35,18 @@ class GpuSchedule:
     group_size: int = 64
     token_block: int = 8
     half: bool = False
+    plain: tuple[str, ...] = ()
     storage: Mapping[str, str] = field(default_factory=lambda: dict(_STORAGE))
 
     lanes = 1  # a thread's channels where it needs no others': neighbours' loads are joined by the device
     scan_unroll = 32
     flat = True  # every element of a loop nest is a thread's
+
+    def of_kernel(self, kernel_class: str) -> GpuSchedule:
+        """The schedule of one class of kernels; weights lie alike for all."""
+        if kernel_class not in self.plain:
+            return self
+        return replace(self, vector=1, token_rows=1, threads=2 * self.width, half=False)
 
     @property
     def panels(self) -> Panels:

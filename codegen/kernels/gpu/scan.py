@@ -50,7 +50,7 @@ def _work(op: RoutedScan) -> int:
 
 def _mixed(name: str, op: RoutedScan, s: GpuSchedule, params: Sequence[Param]) -> Generated:
     with tile_kernel(name, params, op.d_inner, s.group_size) as k:
-        Channels(op, s, k.by_name, (), k.tile, 1).mixed()
+        Channels(op, s, k.by_name, k.tile, 1).mixed()
     return k.generated(_work(op))
 
 
@@ -64,7 +64,7 @@ def _experts(name: str, op: RoutedScan, s: GpuSchedule, of_op: Sequence[Param]) 
     X = op.d_inner
     with group_kernel(name, params, (-(-X // s.group_size), op.n_experts, 1), (s.group_size, 1, 1)) as k:
         b, c = k.by_name, T.bind(k.group[0] * s.group_size + k.thread[0])
-        body = Channels(op, s, b, (), c, 1)
+        body = Channels(op, s, b, c, 1)
 
         def store(t: Expr, slot: Expr, v: Expr, value: Expr) -> None:
             T.buffer_store(b["scratch"], value, [slot * X + c])
@@ -79,7 +79,7 @@ def _sum_slots(name: str, op: RoutedScan, s: GpuSchedule, of_op: Sequence[Param]
     params = [*(p for p in of_op if p.name in ("y", "x", "xz", "D", "params")), scratch]
     with tile_kernel(name, params, op.n_tokens * X, s.group_size) as k:
         b, t, c = k.by_name, T.bind(k.tile // X), T.bind(k.tile % X)
-        body = Channels(op, s, b, (), c, 1)
+        body = Channels(op, s, b, c, 1)
 
         def sum_up() -> None:
             total = b["D"][c] * body.x(t, 0)
@@ -108,11 +108,11 @@ class _OneToken:
         self.op, self.dtypes, self.s, self.b = op, dtypes, s, k.by_name
         self.panel, (self.column, self.split, _) = k.group[0], k.thread
         self.n_splits = s.threads // s.width
-        # Threads of channels that do not exist work on the last one, and store nothing.
+        # Threads of channels that do not exist make the last one's Delta, and leave the states alone.
         self.channel = T.bind(self.panel * s.width + self.column)
         self.exists = self.channel < op.d_inner
         c = self.channel if op.d_inner % s.width == 0 else T.bind(T.min(self.channel, op.d_inner - 1))
-        self.c, self.body = c, Channels(op, s, self.b, dtypes, c, 1)
+        self.c, self.body = c, Channels(op, s, self.b, c, 1)
 
     def emit(self) -> None:
         op, b, body, acc = self.op, self.b, self.body, local(1)
@@ -192,10 +192,10 @@ class _OneToken:
             at = T.bind(body.state(expert, n, 0))
             drive = T.bind(body.drive(step, body.x(0, 0)))
             new = body.advance(b["h"][at], b["A"][body.rate(expert, n, 0)], step, drive, body.b_of(slot, n))
-            self._if_exists(lambda: T.buffer_store(b["h"], new, [at]))
+            T.buffer_store(b["h"], new, [at])
             T.buffer_store(acc, acc[0] + body.gate(0, slot, expert) * body.c_of(slot, n) * new, [0])
 
-        self._strided(n_slots(op) * N, one)
+        self._if_exists(lambda: self._strided(n_slots(op) * N, one))
 
     def _mixed(self, deltas: Buffer, acc: Buffer) -> None:
         op, b, body = self.op, self.b, self.body
@@ -217,7 +217,7 @@ class _OneToken:
             rate = mix([b["A"][body.rate(expert, n, 0)] for expert in experts])
             B, C = mix([body.b_of(slot, n) for slot in slots]), mix([body.c_of(slot, n) for slot in slots])
             new = body.advance(b["h"][at], rate, step, drive, B)
-            self._if_exists(lambda: T.buffer_store(b["h"], new, [at]))
+            T.buffer_store(b["h"], new, [at])
             T.buffer_store(acc, acc[0] + C * new, [0])
 
-        self._strided(op.d_state, one)
+        self._if_exists(lambda: self._strided(op.d_state, one))
