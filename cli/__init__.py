@@ -1,4 +1,4 @@
-"""The command line: `mossnet-tg generate`, `compile`, `inspect`, `targets` and `bench`, one module per verb."""
+"""The command line: `mossnet-tg` with its verbs, one module each."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ VERBS = {
     "inspect": "inspect_model",
     "targets": "targets",
     "bench": "bench",
+    "doctor": "doctor",
 }
 
 
@@ -142,6 +143,8 @@ def app(ctx: click.Context) -> None:
       mossnet-tg generate -m ./my-model -f prompt.txt   ... with a checkpoint, compiled at first use
       mossnet-tg compile ./my-model --out build/        make build/model.moss, for here or a phone
       mossnet-tg bench -p 128 -n 64 -t 1,2              measure it
+      mossnet-tg generate --target vulkan "Once upon"   on a GPU; mossnet-tg targets shows what there is
+      mossnet-tg doctor --target vulkan                 check every kernel on it
 
     `mossnet-tg VERB --help` has more.
     """

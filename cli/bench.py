@@ -6,7 +6,7 @@ import datetime
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import click
 import mossnet_tg
 from mossnet_tg.cli import options
 from mossnet_tg.cli.console import Console
-from mossnet_tg.cli.facts import count, human, n_parameters, read_per_token, tensors_of
+from mossnet_tg.cli.facts import count, human, layer_of, n_parameters, read_per_token, tensors_of
 from mossnet_tg.errors import MossnetError
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from mossnet_tg import Model
     from mossnet_tg.codegen.moss_file import MossFile
     from mossnet_tg.engine import Session
-
-_COLUMNS = ("model", "size", "params", "target", "threads", "test", "t/s", "of read bandwidth")
-_ALIGN = ("---", "--:", "--:", "---", "--:", "--:", "--:", "--:")
 
 # One pass over so many bytes: more than any cache holds, a blink of an eye on any machine.
 _BANDWIDTH_BYTES = 256 << 20
@@ -39,9 +36,10 @@ class Test:
 
     n_prompt: int
     n_gen: int
-    n_threads: int
+    n_threads: int | None  # None: on a GPU
     samples_ns: list[int] = field(default_factory=list)
     bandwidth_per_s: list[float] = field(default_factory=list)
+    launches: Launches | None = None  # of a token that is decoded on a GPU
 
     @property
     def name(self) -> str:
@@ -52,11 +50,61 @@ class Test:
         """Tokens per second of each repetition."""
         return [(self.n_prompt + self.n_gen) * 1e9 / ns for ns in self.samples_ns]
 
+    @property
+    def median_per_s(self) -> float:
+        return statistics.median(self.samples_per_s)
+
     def bandwidth_share(self, read_per_token: int) -> float | None:
         """The bandwidth that decoding used over the one measured beside it; None where none was."""
         if not self.bandwidth_per_s:
             return None
-        return statistics.median(self.samples_per_s) * read_per_token / statistics.median(self.bandwidth_per_s)
+        return self.median_per_s * read_per_token / statistics.median(self.bandwidth_per_s)
+
+    @property
+    def host_s_per_launch(self) -> float | None:
+        """What a launch costs besides its work: a token's time less that of its kernels, over its launches."""
+        if self.launches is None:
+            return None
+        return (1 / self.median_per_s - self.launches.device_s) / self.launches.n
+
+
+@dataclass(frozen=True)
+class Launches:
+    """The launches of a decoded token, and the seconds that the device works on them, by its own clock."""
+
+    n: int
+    device_s: float
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: its head, "---" or with a colon what aligns it, and a row's text."""
+
+    head: str
+    align: str
+    cell: Callable[[dict[str, Any], Test], str]
+
+
+def _share(facts: dict[str, Any], test: Test) -> str:
+    share = test.bandwidth_share(facts["read_per_token"])
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+def _host(facts: dict[str, Any], test: Test) -> str:
+    return "" if test.host_s_per_launch is None else f"{test.host_s_per_launch * 1e6:.1f}"
+
+
+_COLUMNS = (
+    Column("model", "---", lambda facts, test: f"{facts['model']} {facts['model_type'].replace(' ', '+')}"),
+    Column("size", "--:", lambda facts, test: human(facts["model_size"])),
+    Column("params", "--:", lambda facts, test: count(facts["model_n_params"])),
+    Column("target", "---", lambda facts, test: facts["target"]),
+    Column("threads", "--:", lambda facts, test: "-" if test.n_threads is None else str(test.n_threads)),
+    Column("test", "--:", lambda facts, test: test.name),
+    Column("t/s", "--:", lambda facts, test: f"{test.median_per_s:.1f} ± {_spread(test.samples_per_s):.1f}"),
+)
+_CPU_COLUMNS = (*_COLUMNS, Column("of read bandwidth", "--:", _share))
+_GPU_COLUMNS = (*_COLUMNS, Column("of copy bandwidth", "--:", _share), Column("host us/launch", "--:", _host))
 
 
 @click.command()
@@ -74,6 +122,7 @@ class Test:
     "-r", "--reps", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Repetitions of each."
 )
 @options.target
+@options.device
 @options.plan
 @options.allow_native
 @options.as_json
@@ -87,6 +136,7 @@ def command(
     threads: tuple[int, ...] | None,
     reps: int,
     target: str | None,
+    device: str,
     chunk: int | None,
     context: int | None,
     allow_native: bool,
@@ -95,51 +145,70 @@ def command(
     """Measure tokens per second.
 
     As in llama-bench, ppN reads a prompt of N tokens and tgN decodes N tokens. The tokens are random; each repetition
-    runs every test once, from an empty state. "t/s" is the median of the repetitions ± their standard deviation. "Of
-    read bandwidth" is what tgN reads (see: mossnet-tg inspect --help) per second over the speed at which as many
-    threads read memory, measured between the repetitions; a model that fits into the caches can exceed 100 %.
-    A length of 0 leaves the test out. -vv shows where the time of a token goes.
+    runs every test once, from an empty state. "t/s" is the median of the repetitions ± their standard deviation. A
+    length of 0 leaves the test out. -vv shows where the time of a token goes.
+
+    "Of read bandwidth" is what tgN reads (see: mossnet-tg inspect --help) per second over the speed at which as many
+    threads read memory, measured between the repetitions; a model that fits into the caches can exceed 100 %. On GPUs
+    it is "of copy bandwidth": over the bytes, read and written ones, that the device moves when it copies memory.
+    "Host us/launch" is a token's time by the host's clock less the times of its kernels by the device's, over the
+    launches of a token, in microseconds: below zero where kernels take longer one by one than in a row.
 
     \b
     Examples:
       mossnet-tg bench
       mossnet-tg bench ./my-model -p 128,512 -n 64 -t 1,2,4
       mossnet-tg bench model.moss --allow-native -p 0 -n 128 -r 20 --json >> runs.jsonl
+      mossnet-tg bench ./my-model --target vulkan --device radeon
     """
     from mossnet_tg.cli.compile_model import compiled_target
-    from mossnet_tg.cli.loading import load_model
+    from mossnet_tg.cli.devices import is_gpu
+    from mossnet_tg.cli.loading import Wanted, load_model
     from mossnet_tg.codegen import moss_file
 
-    compiled_target(target)
-    loaded = load_model(console, model, target, chunk, context, 0, allow_native).model
+    wanted = Wanted(model, target, device, chunk, context, 0, allow_native)
+    if target or not wanted.is_compiled:
+        compiled_target(target, device)
+    loaded = load_model(console, wanted).model
     assert loaded.path is not None
     moss = moss_file.read(loaded.path)
+    gpu = is_gpu(loaded)
+    options.warn_of_threads(console, threads is not None and gpu)
     tests: list[Test] = []
-    for n_threads in threads or (loaded.engine.library.cpu_count,):
+    for n_threads in (None,) if gpu else threads or (loaded.engine.library.cpu_count,):
         here = [Test(n, 0, n_threads) for n in n_prompt if n] + [Test(0, n, n_threads) for n in n_gen if n]
         _measure(console, loaded, moss, here, n_threads, reps)
         tests += here
     console.clear()
     facts = _facts(loaded, moss)
-    for line in _json_lines(facts, tests) if as_json else _markdown(facts, tests):
+    for line in (
+        _json_lines(facts, tests) if as_json else _markdown(_GPU_COLUMNS if gpu else _CPU_COLUMNS, facts, tests)
+    ):
         console.out(line + "\n")
 
 
-def _measure(console: Console, model: Model, moss: MossFile, tests: Sequence[Test], n_threads: int, reps: int) -> None:
+def _measure(
+    console: Console, model: Model, moss: MossFile, tests: Sequence[Test], n_threads: int | None, reps: int
+) -> None:
     import numpy as np
 
-    session = model.engine.session(n_threads)
+    session = model.engine.session(n_threads or 0)
+    where = "" if n_threads is None else f", {n_threads} threads"
     rng = np.random.default_rng(0)
     ids = {id(test): rng.integers(0, model.config.vocab_size, test.n_prompt + test.n_gen) for test in tests}
     for rep in range(-1, reps):  # the one before the first warms up: threads, caches, clocks
         for test in tests:
             done = f"repetition {rep + 1} of {reps}" if rep >= 0 else "warming up"
-            console.step(f"{test.name}, {n_threads} threads: {done}")
+            console.step(f"{test.name}{where}: {done}")
             ns = _run(session, test, ids[id(test)])
             if rep >= 0:
                 test.samples_ns.append(ns)
                 if test.n_gen:
                     test.bandwidth_per_s += _bandwidth(console, model, n_threads)
+    if n_threads is None:
+        launches = _launches(session)
+        for test in tests:
+            test.launches = launches if test.n_gen else None
     if console.verbosity >= 2:
         _profile(console, moss, session)
     session.close()
@@ -158,12 +227,23 @@ def _run(session: Session, test: Test, ids: npt.NDArray[np.int64]) -> int:
     return time.perf_counter_ns() - started
 
 
-def _bandwidth(console: Console, model: Model, n_threads: int) -> list[float]:
+def _bandwidth(console: Console, model: Model, n_threads: int | None) -> list[float]:
+    """Bytes per second, of the memory that the test's tokens are decoded from."""
+    engine = model.engine
     try:
-        return [model.engine.library.read_bandwidth(_BANDWIDTH_BYTES, n_threads, 3)]
+        if n_threads is not None:
+            return [engine.library.read_bandwidth(_BANDWIDTH_BYTES, n_threads, 3)]
+        return [engine.bandwidth(min(_BANDWIDTH_BYTES, int(engine.device["max_buffer_bytes"])), 3)]
     except MossnetError as e:
         console.warning(f"the memory's speed was not measured: {e}")
         return []
+
+
+def _launches(session: Session) -> Launches:
+    from mossnet_tg.codegen.moss_file import EntryKind
+
+    seconds = session.profile(EntryKind.DECODE)
+    return Launches(len(seconds), float(seconds.sum()))
 
 
 def _profile(console: Console, moss: MossFile, session: Session) -> None:
@@ -175,7 +255,7 @@ def _profile(console: Console, moss: MossFile, session: Session) -> None:
     labels = [step.label for step in moss.steps[decode.first_step : decode.first_step + decode.n_steps]]
     sums: dict[str, float] = {}
     for label, s in zip(labels, seconds.tolist(), strict=True):
-        name = label.split(".", 2)[-1] if label.startswith("layers.") else label
+        _, name = layer_of(label)
         sums[name] = sums.get(name, 0.0) + s
     for name, s in sorted(sums.items(), key=lambda item: -item[1]):
         console.note(f"{s * 1e6:10.1f} us  {100 * s / sum(sums.values()):5.1f} %  {name}")
@@ -183,6 +263,7 @@ def _profile(console: Console, moss: MossFile, session: Session) -> None:
 
 def _facts(model: Model, moss: MossFile) -> dict[str, Any]:
     """What all rows say of the model, the build and the machine."""
+    from mossnet_tg.cli.devices import device_of
     from mossnet_tg.cli.machine import commit, cpu_name
 
     return {
@@ -190,6 +271,7 @@ def _facts(model: Model, moss: MossFile) -> dict[str, Any]:
         "build_commit": commit(),
         "libmossnet": model.engine.library.version,
         "cpu_info": cpu_name(),
+        "device": device_of(model),
         "target": moss.meta.get("target", ""),
         "model": moss.meta.get("source", ""),
         "model_type": moss.meta.get("weights", ""),
@@ -204,6 +286,7 @@ def _facts(model: Model, moss: MossFile) -> dict[str, Any]:
 def _json_lines(facts: dict[str, Any], tests: Sequence[Test]) -> Iterator[str]:
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     for test in tests:
+        bandwidth = "read_bandwidth" if test.n_threads else "copy_bandwidth"
         row = {
             **facts,
             "test": test.name,
@@ -213,38 +296,29 @@ def _json_lines(facts: dict[str, Any], tests: Sequence[Test]) -> Iterator[str]:
             "test_time": now,
             "samples_ns": test.samples_ns,
             "samples_ts": test.samples_per_s,
-            "median_ts": statistics.median(test.samples_per_s),
+            "median_ts": test.median_per_s,
             "stddev_ts": _spread(test.samples_per_s),
-            "read_bandwidth_per_s": test.bandwidth_per_s,
-            "read_bandwidth_share": test.bandwidth_share(facts["read_per_token"]),
+            f"{bandwidth}_per_s": test.bandwidth_per_s,
+            f"{bandwidth}_share": test.bandwidth_share(facts["read_per_token"]),
+            "n_launches": test.launches.n if test.launches else None,
+            "device_s_per_token": test.launches.device_s if test.launches else None,
+            "host_s_per_launch": test.host_s_per_launch,
         }
         yield json.dumps(row)
 
 
-def _markdown(facts: dict[str, Any], tests: Sequence[Test]) -> Iterator[str]:
-    rows = [_COLUMNS, _ALIGN]
-    for test in tests:
-        share = test.bandwidth_share(facts["read_per_token"])
-        rows.append(
-            (
-                f"{facts['model']} {facts['model_type'].replace(' ', '+')}",
-                human(facts["model_size"]),
-                count(facts["model_n_params"]),
-                facts["target"],
-                str(test.n_threads),
-                test.name,
-                f"{statistics.median(test.samples_per_s):.1f} ± {_spread(test.samples_per_s):.1f}",
-                "" if share is None else f"{100 * share:.0f} %",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    for row in rows:
-        cells = []
-        for cell, width, align in zip(row, widths, _ALIGN, strict=True):
-            if row is _ALIGN:
-                cells.append("-" * (width - 1) + align[-1])
-            else:
-                cells.append(cell.rjust(width) if align[-1] == ":" else cell.ljust(width))
+def _markdown(columns: Sequence[Column], facts: dict[str, Any], tests: Sequence[Test]) -> Iterator[str]:
+    rows = [[c.head for c in columns], *([c.cell(facts, test) for c in columns] for test in tests)]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    rules = ["-" * (width - 1) + c.align[-1] for c, width in zip(columns, widths, strict=True)]
+    aligned = [
+        [
+            cell.rjust(w) if c.align[-1] == ":" else cell.ljust(w)
+            for c, cell, w in zip(columns, row, widths, strict=True)
+        ]
+        for row in rows
+    ]
+    for cells in (aligned[0], rules, *aligned[1:]):
         yield f"| {' | '.join(cells)} |"
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mossnet_tg.cli import options
 from mossnet_tg.cli.console import Console
+from mossnet_tg.cli.devices import typed
 from mossnet_tg.cli.facts import count, human
 from mossnet_tg.errors import MossnetError, UsageError
 
 if TYPE_CHECKING:
-    from mossnet_tg.targets.table import Target
+    from mossnet_tg.codegen.moss_file import MossFile
+    from mossnet_tg.targets.table import CpuTarget, Target
     from mossnet_tg.weights.checkpoint import Checkpoint
 
 FILE_NAME = "model.moss"
@@ -34,23 +38,22 @@ def command(
     """Compile a checkpoint into one file, model.moss.
 
     MODEL is a checkpoint folder or a .safetensors file; the bundled demo when left out. The file appears when it is
-    complete or not at all. Its path goes to stdout.
+    complete or not at all. Its path goes to stdout. No target needs its device here; cuda needs NVRTC or nvcc.
 
     \b
     Examples:
       mossnet-tg compile ./my-model --out build/
       mossnet-tg compile ./my-model --out build/ --target cpu:mcpu=x86-64-v3
       mossnet-tg compile ./my-model --out phone/ --target cpu:arch=aarch64,mcpu=cortex-a76
+      mossnet-tg compile ./my-model --out phone/ --target adreno
     """
-    from mossnet_tg.codegen.options import CompileOptions
     from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
     if model is not None and _is_compiled(Path(model)):
         raise UsageError(f"{model}: a compiled model, expected a checkpoint", "mossnet-tg inspect shows what it holds")
     checkpoint = Checkpoint.open(DEMO if model is None else model)
     resolved = compiled_target(target)
-    given = {key: value for key, value in (("chunk", chunk), ("context", context)) if value is not None}
-    plan = CompileOptions(**given)
+    plan = options.compile_options(chunk, context)
     path = _prepared(Path(out)) / FILE_NAME
     console.note(
         f"compiling {checkpoint.name} ({count(checkpoint.n_params)} parameters) for {resolved.name}, chunk {plan.chunk}"
@@ -65,13 +68,14 @@ def command(
     console.out(f"{path}\n")
 
 
-def compiled_target(text: str | None) -> Target:
+def compiled_target(text: str | None, device: str = "") -> Target:
     """A target that there is something to compile for; UsageError otherwise."""
+    from mossnet_tg.targets.devices import default_target
     from mossnet_tg.targets.table import parse_target
 
     if (text or "").partition(":")[0] == "tinygrad":
         raise UsageError(f"target '{text}' runs a model uncompiled", "only mossnet-tg generate takes it")
-    return parse_target(text or "cpu")
+    return parse_target(text or default_target(device), device)
 
 
 def _is_compiled(path: Path) -> bool:
@@ -100,7 +104,7 @@ def _prepared(folder: Path) -> Path:
 
 def _report(console: Console, checkpoint: Checkpoint, target: Target, path: Path, seconds: float) -> None:
     from mossnet_tg.codegen import moss_file
-    from mossnet_tg.engine import Library
+    from mossnet_tg.targets.table import CpuTarget
 
     moss = moss_file.read(path)
     session = moss.state_bytes + moss.arena_bytes + moss.io_bytes
@@ -110,12 +114,60 @@ def _report(console: Console, checkpoint: Checkpoint, target: Target, path: Path
     )
     if names := [name for name in moss.meta.get("nan_tensors", "").split(",") if name]:
         console.warning(f"the weights hold NaN or infinity: {', '.join(names)}")
-    host = Library.default()
-    lacks = [name for name in target.features if name not in host.cpu_features]
-    if target.arch != host.cpu_arch:
-        console.note(f"this machine is {host.cpu_arch} and cannot run it: copy it to a machine of {target.arch}")
-    elif lacks:
-        console.note(f"this machine lacks {', '.join(lacks)} and cannot run it: copy it to one that has them")
+    for line in _elsewhere(target) if isinstance(target, CpuTarget) else _on_gpus(moss, target, path):
+        console.note(line)
     for entry in moss.entries:
         console.detail(2, f"{entry.name}: {entry.n_steps} steps, {entry.n_tokens} tokens")
     console.detail(2, f"state {moss.state_bytes}, arena {moss.arena_bytes}, io {moss.io_bytes} bytes")
+
+
+def _elsewhere(target: CpuTarget) -> Iterator[str]:
+    """Why this machine cannot run what was made for processors, if so."""
+    from mossnet_tg.engine import Library
+
+    host = Library.default()
+    lacks = [name for name in target.features if name not in host.cpu_features]
+    if target.arch != host.cpu_arch:
+        yield f"this machine is {host.cpu_arch} and cannot run it: copy it to a machine of {target.arch}"
+    elif lacks:
+        yield f"this machine lacks {', '.join(lacks)} and cannot run it: copy it to one that has them"
+
+
+def _on_gpus(moss: MossFile, target: Target, path: Path) -> Iterator[str]:
+    """What a device must have, and where one is."""
+    from mossnet_tg.engine import Library
+    from mossnet_tg.targets.table import KINDS, GpuTarget
+
+    kind = KINDS[target.kind]
+    threads, shared = _most(moss)
+    groups = [f"groups of {threads} threads that share {human(shared)}"] if threads > 1 else []
+    yield f"it needs {', '.join([kind.needs, *groups, *_features(moss)])}"
+    if isinstance(target, GpuTarget) and target.simd:
+        yield f"its kernels are made for a processor; --target {kind.name}:simd=0 makes them for GPUs"
+    try:
+        there = [typed(device) for device in Library.default().devices(kind.driver)]
+    except MossnetError as e:
+        yield f"nothing here runs it ({e}): {kind.remedy.format(file=path)}"
+        return
+    fitting = [d["name"] for d in there if kind.device in d["name"].lower() and _fits(moss, d)]
+    if fitting:
+        yield f"here {' and '.join(fitting)} can run it: mossnet-tg generate -m {path}"
+    else:
+        names = ", ".join(d["name"] for d in there)
+        yield f"nothing here has all of that (there are: {names}): {kind.remedy.format(file=path)}"
+
+
+def _most(moss: MossFile) -> tuple[int, int]:
+    """The threads of the largest group, and the most that one shares."""
+    return max(math.prod(k.block) for k in moss.kernels), max(k.local_bytes for k in moss.kernels)
+
+
+def _features(moss: MossFile) -> list[str]:
+    return [name for name in moss.meta["features"].split(",") if name]
+
+
+def _fits(moss: MossFile, device: dict[str, Any]) -> bool:
+    """Whether the device has what the kernels need; the rest is seen when the model is loaded."""
+    threads, shared = _most(moss)
+    has_room = threads <= device["max_block"] and shared <= device["local_bytes"]
+    return has_room and set(_features(moss)) <= set(device["features"])

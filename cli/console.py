@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 import click
@@ -115,6 +116,16 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         show = self._console.warning if record.levelno >= logging.WARNING else self._console.note
         show(record.getMessage())
+
+
+def table(rows: Sequence[tuple[str, ...]], right: str = "") -> Iterator[str]:
+    """Lines with columns of one width each; `right` has an "r" where one is aligned to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    for row in rows:
+        cells = (
+            c.rjust(w) if r == "r" else c.ljust(w) for c, w, r in zip(row, widths, right.ljust(len(row)), strict=True)
+        )
+        yield "  " + "  ".join(cells)
 
 
 def is_terminal_out() -> bool:

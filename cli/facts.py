@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 # Tensors of a layer with one slice per expert, in the names of checkpoints and of compiled models.
 _SSM_EXPERTS = ("ssm.x_proj.weight", "ssm.dt_proj.weight", "ssm.dt_proj.bias", "ssm.A_log", "ssm.A")
 _MLP_EXPERTS = ("mlp.w1.weight", "mlp.w2.weight", "mlp.w3.weight")
+_LAYER = re.compile(r"layers\.(\d+)\.(.*)")
 _EMBEDDING = ("embed.weight", "lm_head.weight")
 
 
@@ -79,6 +81,12 @@ def read_per_token(moss: MossFile, c: Config) -> int:
             else:
                 total += buffer.bytes * share_per_token(c, buffer.name, buffer.bytes // item)
     return int(total)
+
+
+def layer_of(label: str) -> tuple[int, str]:
+    """The layer that a step's label names, -1 outside of them, and the rest of the label."""
+    found = _LAYER.match(label)
+    return (int(found[1]), found[2]) if found else (-1, label)
 
 
 def human(n_bytes: float) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mossnet_tg.cli import options
 from mossnet_tg.cli.console import Console, is_terminal_out
+from mossnet_tg.cli.facts import human
 from mossnet_tg.errors import MossnetError, UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("-f", "--file", metavar="PATH", help="Read the prompt from a file ('-': stdin).")
 @options.model_option
 @options.target
+@options.device
 @click.option(
     "-n",
     "--max-tokens",
@@ -53,6 +56,7 @@ def command(
     file: str | None,
     model: str | None,
     target: str | None,
+    device: str,
     max_tokens: int,
     temperature: float,
     top_k: int,
@@ -80,8 +84,11 @@ def command(
       mossnet-tg generate -m ./my-model --temp 0.8 --top-p 0.95 --seed 7 "Once upon"
       git diff | mossnet-tg generate -m ./my-model -n 40 --stop $'\\n'
       mossnet-tg generate -m model.moss --allow-native --stats -f prompt.txt
+      mossnet-tg generate --target vulkan --device radeon "Once upon"
+      mossnet-tg generate --device cuda: --stats "Once upon"
 
-    A checkpoint is compiled at first use and kept in the user's cache folder (MOSSNET_CACHE_DIR changes it).
+    A checkpoint is compiled at first use and kept in the user's cache folder (MOSSNET_CACHE_DIR changes it). Where
+    nothing runs what was compiled, the exit code is 3 and the file is named, to be copied to the machine that does.
     --target tinygrad:DEVICE runs it uncompiled: slow, for debugging (tinygrad:PYTHON needs nothing installed).
     """
     # Before the model is loaded, which may mean to compile it: a wrong option should not take seconds to be found.
@@ -103,10 +110,13 @@ def command(
         repetition_window=repetition_window,
         seed=seed,
     )
-    from mossnet_tg.cli.loading import load_model
+    from mossnet_tg.cli.devices import is_gpu
+    from mossnet_tg.cli.loading import Wanted, load_model
     from mossnet_tg.generate import PREFILL_SLICE, Stats
 
-    loaded = load_model(console, model, target, chunk, context, threads, allow_native, needs_text=True)
+    wanted = Wanted(model, target, device, chunk, context, threads, allow_native)
+    loaded = load_model(console, wanted, needs_text=True)
+    options.warn_of_threads(console, threads > 0 and is_gpu(loaded.model))
     stats = Stats()
 
     def progress(done: int, total: int) -> None:
@@ -173,11 +183,23 @@ def _decode(content: bytes, where: str) -> str:
 
 
 def _show(console: Console, loaded: Loaded, stats: Stats) -> None:
-    console.note(f"load         {loaded.seconds:10.3f} s  ({loaded.how})")
-    console.note(f"prompt       {stats.prefill_s:10.3f} s  {stats.n_prompt} tokens, {stats.prefill_per_s:.1f} tok/s")
+    from mossnet_tg.cli.devices import device_of, in_a_line
+
+    device = device_of(loaded.model)
+    console.note(f"device       {in_a_line(device)}")
+    for name, seconds, text in _times(loaded, device, stats):
+        console.note(f"{name:<12} {seconds:10.3f} s  {text}".rstrip())
+
+
+def _times(loaded: Loaded, device: dict[str, Any], stats: Stats) -> Iterator[tuple[str, float, str]]:
+    """(what, how long, what to say of it), in the order in which it happened; build and upload are parts of load."""
+    yield "load", loaded.seconds, f"({loaded.how})"
+    if "build_s" in device:
+        yield "  build", device["build_s"], f"{device['n_built']} kernels, {device['n_cached']} built before"
+        weights = loaded.model.engine.info.weights_bytes
+        yield "  upload", device["upload_s"], f"{human(weights)} of weights"
+    yield "prompt", stats.prefill_s, f"{stats.n_prompt} tokens, {stats.prefill_per_s:.1f} tok/s"
     if stats.n_generated:
-        console.note(f"first token  {stats.first_token_s:10.3f} s")
-    console.note(
-        f"decode       {stats.decode_s:10.3f} s  {stats.n_decoded} tokens, {stats.decode_per_s:.1f} tok/s"
-        f"  (ended by {stats.stop_reason or 'an interruption'})"
-    )
+        yield "first token", stats.first_token_s, ""
+    ended = f"(ended by {stats.stop_reason or 'an interruption'})"
+    yield "decode", stats.decode_s, f"{stats.n_decoded} tokens, {stats.decode_per_s:.1f} tok/s  {ended}"

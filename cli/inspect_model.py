@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
+import math
+import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mossnet_tg.cli import options
-from mossnet_tg.cli.console import Console
-from mossnet_tg.cli.facts import count, human, n_active, n_parameters, read_per_token, tensors_of
+from mossnet_tg.cli.console import Console, table
+from mossnet_tg.cli.facts import count, human, layer_of, n_active, n_parameters, read_per_token, tensors_of
 
 if TYPE_CHECKING:
     from mossnet_tg.codegen.moss_file import Entry, MossFile
-
-_LAYER = re.compile(r"layers\.(\d+)\.(.*)")
 
 # What META holds for programs, or what is shown elsewhere.
 _NOT_SHOWN = ("config", "nan_tensors")
@@ -37,13 +37,13 @@ def command(console: Console, path: str | None, all_steps: bool, as_json: bool) 
 
     "Read per token" is the weights that one decoded token reads: for each step of the decode entry its weight buffers,
     of the routed ones the share of the selected experts (top_k / n_experts), of the embedding one row. The state and
-    the activations are not in it.
+    the activations are not in it. "Launches per token" are the steps of the decode entry.
 
     \b
     Examples:
       mossnet-tg inspect ./my-model
       mossnet-tg inspect build/model.moss --steps
-      mossnet-tg inspect build/model.moss --json | jq .read_per_token
+      mossnet-tg inspect build/model.moss --json | jq '.read_per_token, .launches.total'
     """
     from mossnet_tg.weights.checkpoint import DEMO, is_checkpoint
 
@@ -63,16 +63,6 @@ def command(console: Console, path: str | None, all_steps: bool, as_json: bool) 
         console.warning(f"the weights hold NaN or infinity: {', '.join(found['nan_tensors'])}")
 
 
-def _table(rows: list[tuple[str, ...]], right: str = "") -> Iterator[str]:
-    """Columns of one width each; `right` has an "r" where one is aligned to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
-    for row in rows:
-        cells = (
-            c.rjust(w) if r == "r" else c.ljust(w) for c, w, r in zip(row, widths, right.ljust(len(row)), strict=True)
-        )
-        yield "  " + "  ".join(cells)
-
-
 def _checkpoint(path: str) -> dict[str, Any]:
     from mossnet_tg.codegen.options import CompileOptions
     from mossnet_tg.model import state_shapes
@@ -89,7 +79,7 @@ def _checkpoint(path: str) -> dict[str, Any]:
         "parameters": n_parameters(tensors),
         "active_per_token": n_active(c, tensors),
         "weights_bytes": checkpoint.weights_bytes,
-        "state_bytes": sum(4 * _product(shape) for shape in shapes),
+        "state_bytes": sum(4 * math.prod(shape) for shape in shapes),
         "eos": list(checkpoint.eos_ids),
         "tokenizer_bytes": len(checkpoint.tokenizer_json or b""),
         "nan_tensors": checkpoint.nan_tensors(),
@@ -97,16 +87,9 @@ def _checkpoint(path: str) -> dict[str, Any]:
     }
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
-
-
 def _checkpoint_lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"checkpoint {found['name']}"
-    yield from _table(
+    yield from table(
         [
             ("parameters", f"{found['parameters']:,}"),
             ("  active per token", f"{found['active_per_token']:,} without embedding and head"),
@@ -117,9 +100,9 @@ def _checkpoint_lines(found: dict[str, Any]) -> Iterator[str]:
         ]
     )
     yield "config"
-    yield from _table(list(_flat(found["config"])))
+    yield from table(list(_flat(found["config"])))
     yield "tensors"
-    yield from _table([(t["name"], t["dtype"], "[" + ", ".join(map(str, t["shape"])) + "]") for t in found["tensors"]])
+    yield from table([(t["name"], t["dtype"], "[" + ", ".join(map(str, t["shape"])) + "]") for t in found["tensors"]])
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -152,25 +135,74 @@ def _compiled(path: str) -> dict[str, Any]:
         "chunk": moss.chunk,
         "max_context": moss.max_context or None,
         "read_per_token": read_per_token(moss, c),
+        "launches": _launches(moss),
         "regions": regions,
         "code_bytes": len(moss.code),
+        "images": _images(moss.code) if moss.meta.get("driver") == "cuda" else None,
         "tokenizer_bytes": len(moss.tokenizer),
         "nan_tensors": [name for name in moss.meta.get("nan_tensors", "").split(",") if name],
-        "kernels": [
-            {
-                "name": k.name,
-                "class": k.name.partition("_")[2] or k.name,
-                "params": len(k.params),
-                "code_bytes": k.code_bytes,
-                "steps": sum(step.kernel == i for step in moss.steps),
-            }
-            for i, k in enumerate(moss.kernels)
-        ],
+        "kernels": [_kernel(moss, i) for i in range(len(moss.kernels))],
         "entries": [
             {"name": e.name, "n_tokens": e.n_tokens, "n_logits": e.n_logits, "steps": _steps(moss, e)}
             for e in moss.entries
         ],
     }
+
+
+def _is_gpu(moss: MossFile) -> bool:
+    return moss.meta.get("driver", "cpu") != "cpu"
+
+
+def _kernel(moss: MossFile, index: int) -> dict[str, Any]:
+    k = moss.kernels[index]
+    steps = [step for step in moss.steps if step.kernel == index]
+    found = {
+        "name": k.name,
+        "class": k.name.partition("_")[2] or k.name,
+        "params": len(k.params),
+        "code_bytes": k.code_bytes,
+        "steps": len(steps),
+    }
+    if not _is_gpu(moss):
+        return found
+    groups = sorted({math.prod(step.grid) for step in steps})  # one number, but in files that are not ours
+    return {**found, "groups": groups, "block": list(k.block), "local_bytes": k.local_bytes}
+
+
+def _launches(moss: MossFile) -> dict[str, Any]:
+    """How many steps a decoded token takes: in all, of each layer, and outside of them by the part of the model."""
+    from mossnet_tg.codegen.moss_file import EntryKind
+
+    decode = next(e for e in moss.entries if e.kind == EntryKind.DECODE)
+    labels = [layer_of(step.label) for step in moss.steps[decode.first_step : decode.first_step + decode.n_steps]]
+    layers = Counter(layer for layer, _ in labels if layer >= 0)
+    outside = Counter(label.partition("/")[0] for layer, label in labels if layer < 0)
+    return {
+        "total": len(labels),
+        "largest_layer": max(layers.values(), default=0),
+        "layers": [layers[i] for i in sorted(layers)],
+        "outside": dict(outside),
+    }
+
+
+def _launches_text(launches: dict[str, Any]) -> str:
+    """ "48: 9 a layer, embed 1, head 2"."""
+    most = "" if len(set(launches["layers"])) == 1 else "at most "
+    layer = [f"{most}{launches['largest_layer']} a layer"] if launches["layers"] else []
+    return f"{launches['total']}: {', '.join(layer + [f'{name} {n}' for name, n in launches['outside'].items()])}"
+
+
+def _images(code: bytes) -> list[dict[str, Any]]:
+    """The programs in CODE for cuda, as docs/format.md says; a table that does not fit is left to libmossnet."""
+    table, record = struct.Struct("<II"), struct.Struct("<IIQQ")
+    n_images = table.unpack_from(code)[0] if len(code) >= table.size else 0
+    if table.size + n_images * record.size > len(code):
+        return []
+    rows = record.iter_unpack(code[table.size : table.size + n_images * record.size])
+    return [
+        {"kind": {0: "cubin", 1: "PTX"}.get(kind, "unknown"), "arch": arch, "bytes": size}
+        for kind, arch, _, size in rows
+    ]
 
 
 def _steps(moss: MossFile, entry: Entry) -> list[dict[str, Any]]:
@@ -180,7 +212,7 @@ def _steps(moss: MossFile, entry: Entry) -> list[dict[str, Any]]:
         {
             "label": step.label,
             "kernel": moss.kernels[step.kernel].name,
-            "tiles": step.grid[0],
+            **({"groups": list(step.grid)} if _is_gpu(moss) else {"tiles": step.grid[0]}),
             "small": step.small,
             "weights_bytes": sum(
                 moss.buffers[a].bytes for a in set(step.args) if moss.buffers[a].region == Region.WEIGHTS
@@ -193,18 +225,19 @@ def _steps(moss: MossFile, entry: Entry) -> list[dict[str, Any]]:
 def _compiled_lines(found: dict[str, Any], all_steps: bool) -> Iterator[str]:
     yield f"compiled model, {human(found['file_bytes'])}"
     regions = found["regions"]
-    yield from _table(
+    yield from table(
         [
-            *((key, value) for key, value in found["meta"].items() if key not in _NOT_SHOWN),
+            *((key, value or "none") for key, value in found["meta"].items() if key not in _NOT_SHOWN),
             ("model hash", found["model_hash"]),
             ("parameters", f"{count(found['parameters'])}, active per token {count(found['active_per_token'])}"),
             ("prefill chunk", f"{found['chunk']} tokens"),
             ("context", f"{found['max_context']} tokens" if found["max_context"] else "no limit"),
             ("read per token", f"{human(found['read_per_token'])} of weights"),
+            ("launches per token", _launches_text(found["launches"])),
         ]
     )
     yield "memory"
-    yield from _table(
+    yield from table(
         [
             ("weights", human(regions["weights"]), "shared by all sessions"),
             ("state", human(regions["state"]), "per session"),
@@ -213,10 +246,7 @@ def _compiled_lines(found: dict[str, Any], all_steps: bool) -> Iterator[str]:
         ],
         " r",
     )
-    yield f"kernels: {len(found['kernels'])}, {human(found['code_bytes'])} of code"
-    header = ("name", "class", "params", "code bytes", "steps")
-    rows = [(k["name"], k["class"], str(k["params"]), str(k["code_bytes"]), str(k["steps"])) for k in found["kernels"]]
-    yield from _table([header, *rows], "  rrr")
+    yield from _kernel_lines(found)
     for entry in found["entries"]:
         steps = entry["steps"]
         size = f"{entry['n_tokens']} tokens, {entry['n_logits']} rows of logits, {len(steps)} steps"
@@ -224,25 +254,54 @@ def _compiled_lines(found: dict[str, Any], all_steps: bool) -> Iterator[str]:
         for group, shown in [("", steps)] if all_steps else _grouped(steps):
             if group:
                 yield f"  {group}, {len(shown)} steps each:"
-            yield from _table(
-                [
-                    ("  " * bool(group) + s["label"], s["kernel"], f"{s['tiles']} tiles" + ", small" * s["small"])
-                    for s in shown
-                ]
-            )
+            yield from table([("  " * bool(group) + s["label"], s["kernel"], _size(s)) for s in shown])
+
+
+def _size(step: dict[str, Any]) -> str:
+    if "groups" in step:
+        return f"{math.prod(step['groups'])} groups"
+    return f"{step['tiles']} tiles{', small' * step['small']}"
+
+
+# The heads of the kernels' table, and the key of each; those of GPUs come behind.
+_KERNEL_COLUMNS = (
+    ("name", "name"),
+    ("class", "class"),
+    ("params", "params"),
+    ("code bytes", "code_bytes"),
+    ("steps", "steps"),
+)
+_GPU_COLUMNS = (("groups", "groups"), ("block", "block"), ("local bytes", "local_bytes"))
+
+
+def _kernel_lines(found: dict[str, Any]) -> Iterator[str]:
+    kernels = found["kernels"]
+    yield f"kernels: {len(kernels)}, {human(found['code_bytes'])} of code"
+    if found["images"] is not None:
+        yield from table([(f"{i['kind']} {i['arch']}", human(i["bytes"])) for i in found["images"]], " r")
+    gpu = _GPU_COLUMNS if kernels and "block" in kernels[0] else ()
+    # An image of CUDA holds every kernel: none has code of its own.
+    columns = [c for c in (*_KERNEL_COLUMNS, *gpu) if c[1] != "code_bytes" or found["images"] is None]
+    rows = [tuple(_cell(k[key]) for _, key in columns) for k in kernels]
+    yield from table([tuple(head for head, _ in columns), *rows], "  " + "r" * (len(columns) - 2))
+
+
+def _cell(value: object) -> str:
+    """A number or a name; for lists, "64 x 2" of a block, without the ones at its end."""
+    if not isinstance(value, list):
+        return str(value)
+    while len(value) > 1 and value[-1] == 1:
+        value = value[:-1]
+    return " x ".join(map(str, value))
 
 
 def _grouped(steps: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """(what repeats, its steps): layers in a row that do the same are shown once; "" for steps outside the layers."""
 
-    def layer(step: dict[str, Any]) -> int:
-        found = _LAYER.match(step["label"])
-        return int(found[1]) if found else -1
-
     def shape(steps: list[dict[str, Any]]) -> list[tuple[str, str]]:
-        return [(_LAYER.sub(r"\2", s["label"]), s["kernel"]) for s in steps]
+        return [(layer_of(s["label"])[1], s["kernel"]) for s in steps]
 
-    runs = [(number, list(run)) for number, run in itertools.groupby(steps, layer)]
+    runs = [(number, list(run)) for number, run in itertools.groupby(steps, lambda s: layer_of(s["label"])[0])]
     at = 0
     while at < len(runs):
         first, shown = runs[at]
@@ -253,6 +312,6 @@ def _grouped(steps: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, 
         if first < 0:
             yield "", shown
         else:
-            plain = [{**s, "label": _LAYER.sub(r"\2", s["label"])} for s in shown]
+            plain = [{**s, "label": layer_of(s["label"])[1]} for s in shown]
             yield f"layer {first}" if first == last else f"layers {first} to {last}", plain
         at = end

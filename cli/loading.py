@@ -7,9 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mossnet_tg import Model
+from mossnet_tg.cli import options
 from mossnet_tg.cli.console import Console
+from mossnet_tg.cli.devices import device_of, in_a_line
 from mossnet_tg.cli.facts import human
-from mossnet_tg.errors import UsageError
+from mossnet_tg.errors import ConsentError, UsageError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the options name of a model and where it shall run; None: not given."""
+
+    path: str | None = None
+    target: str | None = None
+    device: str = ""
+    chunk: int | None = None
+    context: int | None = None
+    n_threads: int = 0
+    allow_native: bool = False
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it is a model.moss."""
+        from mossnet_tg.weights.checkpoint import is_checkpoint
+
+        return self.path is not None and Path(self.path).is_file() and not is_checkpoint(self.path)
 
 
 @dataclass(frozen=True)
@@ -21,30 +43,22 @@ class Loaded:
     how: str
 
 
-def load_model(
-    console: Console,
-    path: str | None,
-    target: str | None,
-    chunk: int | None,
-    context: int | None,
-    n_threads: int,
-    allow_native: bool,
-    needs_text: bool = False,
-) -> Loaded:
-    """Load what the options name (None: not given), with progress and warnings. Raises MossnetError."""
-    from mossnet_tg.weights.checkpoint import DEMO, Checkpoint, is_checkpoint
+def load_model(console: Console, wanted: Wanted, needs_text: bool = False) -> Loaded:
+    """Load a model with progress and warnings. Raises MossnetError."""
+    from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
-    compiled = path is not None and Path(path).is_file() and not is_checkpoint(path)
-    plan = {key: value for key, value in (("chunk", chunk), ("context", context)) if value is not None}
-    if compiled and (given := [f"--{key}" for key in plan] + ["--target"] * (target is not None)):
+    compiled = wanted.is_compiled
+    given = [f"--{key}" for key in ("chunk", "context", "target") if getattr(wanted, key) is not None]
+    if compiled and given:
         raise UsageError(
-            f"{path}: {' and '.join(given)} cannot be changed in a compiled model",
+            f"{wanted.path}: {' and '.join(given)} cannot be changed in a compiled model",
             "leave it out, or compile the checkpoint again",
         )
-    if needs_text and not compiled and Checkpoint.open(DEMO if path is None else path).tokenizer_json is None:
+    source = DEMO if wanted.path is None else wanted.path
+    if needs_text and not compiled and Checkpoint.open(source).tokenizer_json is None:
         # Before minutes of compiling, not after.
         raise UsageError(
-            f"{path}: no tokenizer.json, which text takes", "copy the model's tokenizer.json beside config.json"
+            f"{wanted.path}: no tokenizer.json, which text takes", "copy the model's tokenizer.json beside config.json"
         )
     started, n_steps = time.perf_counter(), 0
 
@@ -53,24 +67,44 @@ def load_model(
         n_steps += 1
         console.step(step)
 
+    plan = options.compile_options(wanted.chunk, wanted.context)
     try:
         model = Model.load(
-            path, target or "cpu", n_threads=n_threads, allow_native=allow_native, progress=progress, **plan
+            wanted.path,
+            wanted.target,
+            device=wanted.device,
+            n_threads=wanted.n_threads,
+            allow_native=wanted.allow_native,
+            progress=progress,
+            chunk=plan.chunk,
+            context=plan.context,
         )
-    except UsageError as e:
-        if compiled and not allow_native:
-            hint = "add --allow-native if you trust who made the file"
-            raise UsageError(f"{path}: holds machine code, which would run with your rights", hint) from e
-        raise
+    except ConsentError as e:
+        hint = "add --allow-native if you trust who made the file"
+        raise UsageError(f"{wanted.path}: holds machine code, which would run with your rights", hint) from e
     console.clear()
     how = "compiled before" if compiled else "compiled now" if n_steps else "from the cache"
     loaded = Loaded(model, time.perf_counter() - started, how)
+    _tell(console, loaded, wanted)
+    return loaded
+
+
+def _tell(console: Console, loaded: Loaded, wanted: Wanted) -> None:
+    """What is remarkable about a model that was loaded, and with -v what was loaded."""
+    from mossnet_tg.targets.table import KINDS
+
+    model = loaded.model
     if damaged := [name for name in (model.meta("nan_tensors") or "").split(",") if name]:
         more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         console.warning(
             f"the weights hold NaN or infinity, so the output means nothing: {', '.join(damaged[:3])}{more}"
         )
-    console.detail(1, f"loaded {model.meta('source') or path} in {loaded.seconds:.2f} s ({how})")
+    device = device_of(model)
+    kind = KINDS.get((model.meta("target") or "").partition(":")[0])
+    if kind and kind.device not in device["name"].lower():
+        console.note(f"note: {device['name']} is no {kind.device.capitalize()}, for which the model was compiled")
+    console.detail(1, f"loaded {model.meta('source') or wanted.path} in {loaded.seconds:.2f} s ({loaded.how})")
+    console.detail(1, f"device: {in_a_line(device)}")
     if model.path is not None:
         info = model.engine.info
         console.detail(
@@ -78,4 +112,3 @@ def load_model(
             f"{info.n_steps[0]} steps a token, prefill chunk {info.chunk}, {human(info.weights_bytes)} of weights,"
             f" {human(info.session_bytes)} of memory per session",
         )
-    return loaded

@@ -49,6 +49,14 @@ target = click.option(
     "--target", metavar="TARGET", help="What to compile for (see: mossnet-tg targets).  [default: cpu]"
 )
 
+device = click.option(
+    "--device",
+    metavar="[DRIVER:]NAME",
+    default="",
+    help="The GPU: a part of its name; opencl:, vulkan: or cuda: before it says the driver, and so the target."
+    "  [default: the best one]",
+)
+
 # No defaults here: a compiled model has its own, and one that was given for it must be refused.
 plan = _all(
     click.option(
@@ -65,6 +73,13 @@ plan = _all(
         f"  [default: {CompileOptions.context}]",
     ),
 )
+
+
+def compile_options(chunk: int | None, context: int | None) -> CompileOptions:
+    """What `plan` was given, and the defaults for the rest; UsageError for what is out of range."""
+    given = {key: value for key, value in (("chunk", chunk), ("context", context)) if value is not None}
+    return CompileOptions(**given)
+
 
 allow_native = click.option(
     "--allow-native",
@@ -114,6 +129,12 @@ sampling = _all(
         help="The same seed, prompt and options give the same text.",
     ),
 )
+
+
+def warn_of_threads(console: Console, given: bool) -> None:
+    """Say that --threads does nothing, of a model that runs on a GPU."""
+    if given:
+        console.warning("--threads is for the processor; a GPU takes what it needs")
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in some versions of click only

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import textwrap
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mossnet_tg.cli import options
 from mossnet_tg.cli.console import Console
+from mossnet_tg.cli.devices import lines_about, typed
 from mossnet_tg.errors import MossnetError
+
+if TYPE_CHECKING:
+    from mossnet_tg.targets.table import Kind
+
+_WIDTH = 100
+# What is shown of a target besides its devices.
+_SHOWN = ("available", "machine", "spelling", "features", "threads")
 
 
 @click.command()
@@ -18,47 +27,68 @@ from mossnet_tg.errors import MossnetError
 @options.verbosity
 @click.pass_obj
 def command(console: Console, as_json: bool) -> None:
-    """Show the targets, and whether this machine can run them.
+    """Show the targets, their options, and the devices of this machine that can run them.
+
+    A part of a device's name is what --device of the other verbs takes. Compiling for a target needs no device.
 
     \b
     Examples:
       mossnet-tg targets
       mossnet-tg targets --json | jq '.[] | select(.available) | .target'
+      mossnet-tg targets --json | jq -r '.[].devices[]?.name'
     """
-    found = [_cpu(), _tinygrad()]
+    from mossnet_tg.targets.table import KINDS
+
+    found = [*(_cpu(kind) if kind.driver == "cpu" else _gpu(kind) for kind in KINDS.values()), _tinygrad()]
     if as_json:
         console.out(json.dumps(found, indent=1) + "\n")
         return
     for row in found:
-        console.out(f"{row['target']:<16} {row['summary']}\n")
-        for key in ("available", "machine", "spelling", "features", "threads"):
-            if key in row:
-                value = row[key]
-                text = " ".join(value) if isinstance(value, list) else _available(row) if key == "available" else value
-                console.out(
-                    textwrap.fill(str(text), 100, initial_indent=f"  {key:<12} ", subsequent_indent=" " * 15) + "\n"
-                )
-        for name, meaning in row["options"].items():
-            console.out(f"  {row['target'].partition(':')[0]}:{name}=…  {meaning}\n")
+        for line in _lines(row):
+            console.out(line.rstrip() + "\n")
+
+
+def _lines(row: dict[str, Any]) -> Iterator[str]:
+    yield f"{row['target']:<16} {row['summary']}"
+    for key in _SHOWN:
+        if key in row:
+            value = row[key]
+            text = " ".join(value) if isinstance(value, list) else _available(row) if key == "available" else value
+            yield _filled(2, key, str(text))
+    for device in row.get("devices", ()):
+        yield _filled(2, "device", device["name"])
+        for key, text in lines_about(device):
+            yield _filled(4, key, text)
+    for name, meaning in row["options"].items():
+        yield f"  {row['target'].partition(':')[0]}:{name}=…  {meaning}"
+
+
+def _filled(indent: int, key: str, text: str) -> str:
+    first = f"{' ' * indent}{key:<12} "
+    return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
 
 
 def _available(row: dict[str, Any]) -> str:
     return {True: "yes", False: f"no: {row['reason']}", None: "depends on DEVICE"}[row["available"]]
 
 
-def _cpu() -> dict[str, Any]:
-    from mossnet_tg.cli.machine import cpu_name
-    from mossnet_tg.targets.table import KINDS, parse_target
+def _row(kind: Kind) -> dict[str, Any]:
+    row = {"target": kind.name, "summary": kind.summary, "driver": kind.driver, "options": dict(kind.options)}
+    return {**row, "available": False, "reason": None}
 
-    kind = KINDS["cpu"]
-    row: dict[str, Any] = {"target": "cpu", "summary": kind.summary, "available": False, "reason": None}
-    row |= {"machine": cpu_name(), "options": dict(kind.options)}
+
+def _cpu(kind: Kind) -> dict[str, Any]:
+    from mossnet_tg.cli.machine import cpu_name
+    from mossnet_tg.targets.table import CpuTarget
+
+    row = {**_row(kind), "machine": cpu_name()}
     try:
         from mossnet_tg.engine import Library
 
-        host, target = Library.default(), parse_target("cpu")
+        host, target = Library.default(), kind.resolve({})
     except MossnetError as e:
         return {**row, "reason": str(e)}
+    assert isinstance(target, CpuTarget)
     return {
         **row,
         "available": True,
@@ -69,6 +99,20 @@ def _cpu() -> dict[str, Any]:
         "threads": host.cpu_count,
         "libmossnet": host.version,
     }
+
+
+def _gpu(kind: Kind) -> dict[str, Any]:
+    row = {**_row(kind), "devices": []}
+    try:
+        from mossnet_tg.engine import Library
+
+        there = Library.default().devices(kind.driver)
+    except MossnetError as e:
+        return {**row, "reason": str(e)}
+    devices = [typed(d) for d in there if kind.device in d["name"].lower()]
+    if not devices:
+        return {**row, "reason": f"no device named {kind.device}, there are: {', '.join(d['name'] for d in there)}"}
+    return {**row, "available": True, "devices": devices}
 
 
 def _tinygrad() -> dict[str, Any]:

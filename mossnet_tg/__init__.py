@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from mossnet_tg.codegen.options import CompileOptions
     from mossnet_tg.config import Config
     from mossnet_tg.engine import CompiledModel, Session
     from mossnet_tg.generate import Stats
     from mossnet_tg.plain import PlainSession
     from mossnet_tg.sampling import SamplingParams
     from mossnet_tg.tokenizer import Tokenizer
+    from mossnet_tg.weights.checkpoint import Checkpoint
 
 __all__ = ["ArtifactError", "DeviceError", "Model", "MossnetError", "UsageError"]
 
@@ -71,7 +73,7 @@ class Model:
     def load(
         cls,
         path: str | os.PathLike[str] | None = None,
-        target: str = "cpu",
+        target: str | None = None,
         *,
         n_threads: int = 0,
         device: str = "",
@@ -83,35 +85,76 @@ class Model:
         """Load a checkpoint (compiled first, unless it is in the cache), a model.moss, or with None the bundled demo.
 
         `target` is `cpu`, `adreno`, `opencl`, `vulkan`, `cuda` with options (see `mossnet-tg targets`), or
-        `tinygrad:DEVICE`, which runs the uncompiled graph for debugging. `device` is a part of the GPU's name; without
-        it the best one is taken. `n_threads` 0 takes every CPU this process may use. A model.moss for the cpu holds
-        machine code that runs with the caller's rights: it needs `allow_native`. `progress` is told the steps of a
-        compilation. Raises MossnetError; DeviceError when the model is compiled and there is nothing to run it on.
+        `tinygrad:DEVICE`, which runs the uncompiled graph for debugging. `device` is `[DRIVER:]NAME`, a part of the
+        GPU's name (`"pthread"`, `"opencl:pthread"`); without it the best one is taken. Without a target that of the
+        device's driver is taken, or `cpu`. `n_threads` 0 takes every CPU this process may use. A model.moss for the cpu
+        holds machine code that runs with the caller's rights: it needs `allow_native`. `progress` is told the steps of
+        a compilation. Raises MossnetError; DeviceError when the model is compiled and there is nothing to run it on.
         """
         from mossnet_tg.weights.checkpoint import DEMO, Checkpoint, is_checkpoint
 
         if path is not None and Path(path).is_file() and not is_checkpoint(path):
-            if (target, chunk, context) != ("cpu", 128, 4096):
+            if (target, chunk, context) != (None, 128, 4096):
                 raise UsageError(f"{os.fspath(path)}: target, chunk and context of a compiled model cannot be changed")
-            return cls._load_compiled(path, allow_native, n_threads, device)
+            return cls._load_file(path, allow_native, n_threads, device)
         checkpoint = Checkpoint.open(DEMO if path is None else path)
-        if target.partition(":")[0] == "tinygrad":
-            return cls._load_plain(checkpoint, target.partition(":")[2] or "PYTHON", context)
-        from mossnet_tg.codegen.cache import cached, discard_damaged
-        from mossnet_tg.codegen.options import CompileOptions
-        from mossnet_tg.targets.table import parse_target
+        from mossnet_tg.targets import devices
 
-        resolved, options = parse_target(target, device), CompileOptions(chunk, context)
+        target = target or devices.default_target(device)
+        if target.partition(":")[0] == "tinygrad":
+            if device:
+                raise UsageError(f"target {target} names its device itself, and '{device}' was given beside it")
+            return cls._load_plain(checkpoint, target.partition(":")[2] or "PYTHON", context)
+        from mossnet_tg.codegen.options import CompileOptions
+
+        return cls._load_checkpoint(checkpoint, target, device, CompileOptions(chunk, context), n_threads, progress)
+
+    @classmethod
+    def _load_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        target: str,
+        device: str,
+        options: CompileOptions,
+        n_threads: int,
+        progress: Progress,
+    ) -> Model:
+        """The checkpoint compiled, from the cache or now."""
+        from mossnet_tg.codegen.cache import cached, discard_damaged
+        from mossnet_tg.targets import devices
+        from mossnet_tg.targets.table import KINDS, parse_target
+
+        resolved = parse_target(target, device)
         resolved.require_host()
+        kind = KINDS[resolved.kind]
+        name = kind.wanted(device)
         compiled = cached(checkpoint, resolved, options, progress)
         try:
-            return cls._load_compiled(compiled, True, n_threads, device)
-        except ArtifactError:
-            if not discard_damaged(compiled):
-                raise
+            try:
+                return cls._load_compiled(compiled, True, n_threads, name)
+            except ArtifactError:
+                if not discard_damaged(compiled):
+                    raise
+            return cls._load_compiled(cached(checkpoint, resolved, options, progress), True, n_threads, name)
         except DeviceError as e:
-            raise DeviceError(f"compiled, not run: {e}", f"{e.hint}; the model is {compiled}") from None
-        return cls._load_compiled(cached(checkpoint, resolved, options, progress), True, n_threads, device)
+            said = "compiled, not run"
+            raise devices.explained(e, said, str(compiled), kind.driver, name, device, kind.remedy) from None
+
+    @classmethod
+    def _load_file(cls, path: str | os.PathLike[str], allow_native: bool, n_threads: int, device: str) -> Model:
+        """A model.moss, on a device that suits what it was compiled for."""
+        from mossnet_tg.codegen import moss_file
+        from mossnet_tg.targets import devices
+        from mossnet_tg.targets.table import KINDS
+
+        file, meta = os.fspath(path), moss_file.read(path).meta
+        driver = meta.get("driver", "")
+        kind = KINDS.get(meta.get("target", "").partition(":")[0]) or KINDS.get(driver)
+        name = devices.wanted(f"{file}:", driver, kind.device if kind else "", device)
+        try:
+            return cls._load_compiled(path, allow_native, n_threads, name)
+        except DeviceError as e:
+            raise devices.explained(e, file, file, driver, name, device, kind.remedy if kind else "") from None
 
     @classmethod
     def _load_compiled(cls, path: str | os.PathLike[str], allow_native: bool, n_threads: int, device: str) -> Model:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 import mossnet_tg
-from mossnet_tg.errors import ArtifactError, DeviceError, MossnetError, UsageError
+from mossnet_tg.errors import ArtifactError, ConsentError, DeviceError, MossnetError, UsageError
 from mossnet_tg.sampling import SamplingParams
 
 ABI_VERSION = 2
@@ -43,13 +43,13 @@ _ERRORS: tuple[type[MossnetError], ...] = (
     MossnetError,  # IO
     ArtifactError,  # FORMAT
     ArtifactError,  # UNSUPPORTED
-    UsageError,  # CONSENT
+    ConsentError,  # CONSENT
     ArtifactError,  # STATE
     UsageError,  # CONTEXT
     DeviceError,  # DEVICE
 )
 _HINTS = {
-    5: "compile the model on this machine, or for a target that names only what this machine has",
+    5: "compile the model on this machine, or for another target or device: mossnet-tg targets shows what there is",
     6: "native code runs with your rights: allow it only for files whose maker you trust",
     8: "start a new session, or compile the model with a larger context",
 }

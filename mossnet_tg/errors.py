@@ -26,6 +26,10 @@ class UsageError(MossnetError):
     exit_code = 2
 
 
+class ConsentError(UsageError):
+    """The model holds native code, and the caller did not allow it to run."""
+
+
 class DeviceError(MossnetError):
     """The device of the target is not available on this machine (exit code 3)."""
 

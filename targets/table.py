@@ -69,14 +69,16 @@ class CpuTarget(Target):
 class GpuTarget(Target):
     """Groups of threads. What is stated here every device of the kind has; the rest is checked when a model is loaded.
 
-    `simd` > 0: the device is a processor, whose work-items are best whole vectors of so many float32. `archs`: compute
-    capabilities of cubins (90 for 9.0).
+    `simd` > 0: the device is a processor, whose work-items are best whole vectors of so many float32. `half`: products
+    of many tokens are computed in float16. `plain`: the classes of kernels that are made in the plainest way. `archs`: compute capabilities of cubins (90 for 9.0).
     """
 
     threads: int  # of a group that works together
     shared_bytes: int  # that it may share
     max_buffer_bytes: int  # weights that are larger are split
     simd: int = 0
+    half: bool = False
+    plain: tuple[str, ...] = ()
     archs: tuple[int, ...] = ()
 
 
@@ -203,12 +205,36 @@ def _features(arch: str, mcpu: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in _CHECKED[arch] if name in has))
 
 
-def _resolve_opencl(options: Mapping[str, str]) -> GpuTarget:
-    text = options.get("simd", "0")
-    if text not in _SIMD:
-        raise UsageError(f"target opencl: simd is '{text}', expected {', '.join(_SIMD[:-1])} or {_SIMD[-1]}")
-    name = "opencl" + f":simd={text}" * (text != "0")
-    return GpuTarget("opencl", name, "opencl", 256, 32 << 10, 1 << 30, simd=int(text))
+def _gpu(
+    kind: str, driver: str, threads: int, shared_bytes: int, max_buffer_bytes: int
+) -> Callable[[Mapping[str, str]], GpuTarget]:
+    """How a kind of GPU is resolved; what is given here every device of the kind must have."""
+
+    def resolve(options: Mapping[str, str]) -> GpuTarget:
+        plain = options.get("plain", "").split("+") if "plain" in options else []
+        if wrong := [name for name in plain if name not in KERNEL_CLASSES]:
+            raise UsageError(f"target {kind}: plain names '{wrong[0]}', expected some of {'+'.join(KERNEL_CLASSES)}")
+        for option, text in options.items():
+            if option in _VALUES and text not in _VALUES[option]:
+                allowed = " or ".join(_VALUES[option])
+                raise UsageError(f"target {kind}: {option} is '{text}', expected {allowed}")
+        given = ",".join(f"{option}={text}" for option, text in sorted(options.items()) if text != "0")
+        simd, half = int(options.get("simd", "0")), options.get("half") == "1"
+        if simd and half:
+            raise UsageError(f"target {kind}: half and simd are given, expected one of them")
+        return GpuTarget(
+            kind,
+            f"{kind}:{given}" if given else kind,
+            driver,
+            threads,
+            shared_bytes,
+            max_buffer_bytes,
+            simd,
+            half,
+            tuple(sorted(plain)),
+        )
+
+    return resolve
 
 
 def _resolve_cuda(options: Mapping[str, str]) -> GpuTarget:
@@ -219,7 +245,23 @@ def _resolve_cuda(options: Mapping[str, str]) -> GpuTarget:
     return GpuTarget("cuda", f"cuda:arch={text}", "cuda", 256, 48 << 10, 1 << 40, archs=tuple(map(int, parts)))
 
 
-_SIMD = ("0", "4", "8", "16")
+_VALUES = {"simd": ("0", "4", "8", "16"), "half": ("0", "1")}
+# The ops, the products and the loops between them.
+KERNEL_CLASSES = (
+    "RmsNorm",
+    "CausalConv",
+    "RouterTopk",
+    "NormRouter",
+    "ExpertMatmul",
+    "RoutedScan",
+    "SwaAttention",
+    "product",
+    "loops",
+)
+_COMMON = {
+    "half": "1: prompts are multiplied in float16 where the weights are float16; needs float16 arithmetic",
+    "plain": "kernel classes to be made in the plainest way, e.g. RoutedScan+product: mossnet-tg doctor says which",
+}
 # Turing to Blackwell; what is newer compiles the PTX.
 _CUDA_ARCHS = "75+80+86+89+90+100+120"
 
@@ -241,8 +283,8 @@ KINDS: dict[str, Kind] = {
             "adreno",
             "OpenCL for the GPUs of Snapdragon phones",
             "opencl",
-            {},
-            lambda options: GpuTarget("adreno", "adreno", "opencl", 128, 32 << 10, 1 << 30),
+            _COMMON,
+            _gpu("adreno", "opencl", 128, 32 << 10, 1 << 30),
             "an Adreno GPU with OpenCL 1.2",
             "copy {file} to a Snapdragon phone, or name another OpenCL device with --device opencl:NAME",
             device="adreno",
@@ -251,8 +293,8 @@ KINDS: dict[str, Kind] = {
             "opencl",
             "OpenCL for desktop GPUs, and processors through PoCL or Intel's runtime",
             "opencl",
-            {"simd": "4, 8 or 16: vectors for a processor of so many float32; 0: threads for a GPU"},
-            _resolve_opencl,
+            {"simd": "4, 8 or 16: vectors for a processor of so many float32; 0: threads for a GPU", **_COMMON},
+            _gpu("opencl", "opencl", 256, 32 << 10, 1 << 30),
             "a device with OpenCL 1.2",
             "install an OpenCL driver (the GPU's, or for the processor Debian's pocl-opencl-icd), or copy {file} to a"
             " machine that has one",
@@ -261,8 +303,8 @@ KINDS: dict[str, Kind] = {
             "vulkan",
             "SPIR-V for any GPU with Vulkan 1.1",
             "vulkan",
-            {},
-            lambda options: GpuTarget("vulkan", "vulkan", "vulkan", 128, 16 << 10, 128 << 20),
+            _COMMON,
+            _gpu("vulkan", "vulkan", 128, 16 << 10, 128 << 20),
             "a device with Vulkan 1.1",
             "install a Vulkan driver (NVIDIA's, or for other GPUs and the processor Debian's mesa-vulkan-drivers), or"
             " copy {file} to a machine that has one",
@@ -299,7 +341,8 @@ def parse_target(text: str, device: str = "") -> Target:
             raise UsageError(f"target {kind_name}: option '{part}' is not known, expected {known}")
         options[key] = value
     name = kind.wanted(device)
-    if kind_name == "opencl" and "simd" not in options and devices.is_processor("opencl", name):
+    # What else is given is for threads.
+    if kind_name == "opencl" and not options and devices.is_processor("opencl", name):
         cpu = _resolve_cpu({})
         options["simd"] = str(cpu.lanes)
     return kind.resolve(options)

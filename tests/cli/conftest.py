@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 import mossnet_tg
 from mossnet_tg.cli.app import app
 from mossnet_tg.codegen import moss_file
+from mossnet_tg.engine import Library
+from tests.devices import Row
 
 Run = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -80,6 +82,43 @@ def moss(tiny: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return copy
 
 
+# Threads in groups also on a device that is a processor.
+GPUS = (Row("opencl", "opencl:simd=0", "pthread"), Row("vulkan", "vulkan", "llvmpipe"))
+
+
+@pytest.fixture(scope="session", params=GPUS, ids=lambda row: row.name)
+def gpu(request: pytest.FixtureRequest) -> Row:
+    """A target of GPUs, with a device that this machine has; a row's name is its driver's."""
+    row: Row = request.param
+    row.require()
+    return row
+
+
+@pytest.fixture(scope="session")
+def gpu_device(gpu: Row) -> dict[str, str]:
+    """What libmossnet says of that device."""
+    return next(d for d in Library.default().devices(gpu.name) if gpu.device in d["name"])
+
+
+@pytest.fixture(scope="session")
+def gpu_moss(gpu: Row, tiny: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model compiled for that target, prefill in chunks of 8; it is in the cache after that."""
+    from mossnet_tg import Model
+
+    path = Model.load(tiny, gpu.target, device=gpu.device, chunk=8).path
+    assert path is not None
+    copy = tmp_path_factory.mktemp(gpu.name) / "model.moss"
+    copy.write_bytes(path.read_bytes())
+    return copy
+
+
+@pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a driver of any GPU."""
+    for driver in ("OPENCL", "VULKAN", "CUDA"):
+        monkeypatch.setenv(f"MOSSNET_{driver}_LIB", "/nowhere/lib.so")
+
+
 @pytest.fixture
 def with_meta(moss: Path, tmp_path: Path) -> Callable[..., Path]:
     """The compiled model with other values in META."""
@@ -124,3 +163,24 @@ def start() -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+_HEAVY = ("numpy", "tinygrad", "tvm", "torch", "tokenizers", "tqdm")
+
+
+@pytest.fixture
+def loads() -> Callable[..., set[str]]:
+    """Runs the program in a process of its own; which of the packages that take long to import it imported."""
+
+    def call(*argv: str) -> set[str]:
+        script = (
+            "import sys, mossnet_tg.cli\n"
+            f"sys.argv[1:] = {list(argv)!r}\n"
+            "try:\n    mossnet_tg.cli.main()\n"
+            f"finally:\n    print('loaded', *[m for m in {_HEAVY!r} if m in sys.modules], file=sys.stderr)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return set(done.stderr.rsplit("loaded", 1)[1].split())
+
+    return call

@@ -13,6 +13,7 @@ from mossnet_tg.cli import bench, machine
 from mossnet_tg.engine import Library
 from mossnet_tg.errors import MossnetError
 from tests.cli.conftest import Run
+from tests.devices import Row
 
 SMALL = ("--allow-native", "-p", "8,16", "-n", "4", "-t", "1,2", "-r", "2")
 
@@ -45,6 +46,7 @@ def test_json_lines(run: Run, tiny: Path, moss: Path) -> None:
     assert found.exit_code == 0, found.stderr
     (row,) = map(json.loads, found.stdout.splitlines())
     assert row["test"] == "tg3" and row["n_threads"] == Library.default().cpu_count
+    assert row["host_s_per_launch"] is None and row["device"] == {"name": row["cpu_info"]}
     assert len(row["samples_ns"]) == len(row["samples_ts"]) == len(row["read_bandwidth_per_s"]) == 3
     assert row["samples_ts"] == [3e9 / ns for ns in row["samples_ns"]]
     facts = json.loads(run("inspect", moss, "--json").stdout)
@@ -60,6 +62,38 @@ def test_where_the_time_goes(run: Run, moss: Path) -> None:
     shares = [float(line.split()[2]) for line in found.stderr.splitlines() if " us " in line]
     assert sum(shares) == pytest.approx(100, abs=2) and shares == sorted(shares, reverse=True)
     assert "layers." not in found.stderr
+
+
+def test_a_gpu(run: Run, gpu: Row, gpu_device: dict[str, str], gpu_moss: Path) -> None:
+    args = ("bench", gpu_moss, "--device", gpu.device, "-p", "8", "-n", "4", "-r", "2")
+    found = run(*args, "-t", "3")
+    assert found.exit_code == 0, found.stderr
+    assert found.stderr == "warning: --threads is for the processor; a GPU takes what it needs\n"
+    head, _, prompt, decode = map(cells, found.stdout.splitlines())
+    assert head[-4:] == ["test", "t/s", "of copy bandwidth", "host us/launch"]
+    assert prompt[4:6] == ["-", "pp8"] and prompt[7:] == ["", ""]
+    assert decode[4:6] == ["-", "tg4"] and decode[7].endswith(" %") and float(decode[8]) > -1e4
+    _, row = map(json.loads, run(*args, "--json").stdout.splitlines())
+    assert row["n_threads"] is None and row["device"]["name"] == gpu_device["name"]
+    assert row["n_launches"] == json.loads(run("inspect", gpu_moss, "--json").stdout)["launches"]["total"]
+    assert row["device_s_per_token"] > 0 and len(row["copy_bandwidth_per_s"]) == 2 and "read_bandwidth_per_s" not in row
+    host_s = 1 / row["median_ts"] - row["device_s_per_token"]
+    assert row["host_s_per_launch"] == pytest.approx(host_s / row["n_launches"])
+
+
+def test_what_a_launch_costs() -> None:
+    """Two tokens in 3 ms, of which the device worked 1 ms for each: half a millisecond on 5 launches."""
+    test = bench.Test(0, 2, None, samples_ns=[3_000_000], launches=bench.Launches(5, 1e-3))
+    assert test.host_s_per_launch == pytest.approx(1e-4)
+    assert bench.Test(0, 2, 1, samples_ns=[3_000_000]).host_s_per_launch is None
+
+
+def test_a_device_that_is_named(run: Run, tiny: Path, gpu: Row, gpu_device: dict[str, str]) -> None:
+    args = ("--device", f"{gpu.name}:{gpu.device}", "-p", "0", "-n", "2", "-r", "1", "--chunk", "8", "-vv")
+    found = run("bench", tiny, *args)
+    assert found.exit_code == 0 and f" | {gpu.name}" in found.stdout
+    assert f"device: {gpu_device['name']} (" in found.stderr and "tg2: warming up" in found.stderr
+    assert " us " in found.stderr
 
 
 def test_an_unknown_bandwidth_is_no_number(run: Run, moss: Path, monkeypatch: pytest.MonkeyPatch) -> None:

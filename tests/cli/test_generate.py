@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mossnet_tg
+from mossnet_tg.cli.machine import cpu_name
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.sampling import SamplingParams
 from tests.cli.conftest import Run
@@ -130,14 +131,15 @@ def test_stats_are_for_people_and_on_stderr(generate: Run) -> None:
     found = generate(PROMPT, "-n", "5", "--stats")
     assert found.stdout == generate(PROMPT, "-n", "5").stdout
     lines = found.stderr.splitlines()
-    assert [line.split()[0] for line in lines] == ["load", "prompt", "first", "decode"]
-    assert "(compiled before)" in lines[0] and "4 tokens" in lines[3] and "ended by max_tokens" in lines[3]
-    assert re.search(r"\d+ tokens, \d+\.\d tok/s", lines[1])
+    assert [line.split()[0] for line in lines] == ["device", "load", "prompt", "first", "decode"]
+    assert "(compiled before)" in lines[1] and "4 tokens" in lines[4] and "ended by max_tokens" in lines[4]
+    assert re.search(r"\d+ tokens, \d+\.\d tok/s", lines[2]) and lines[0].split(None, 1)[1] == cpu_name()
 
 
 def test_verbosity_says_what_was_loaded(generate: Run) -> None:
     said = [generate(PROMPT, "-n", "1", *v).stderr for v in ((), ("-v",), ("-vv",))]
-    assert said[0] == "" and re.fullmatch(r"loaded tiny in \d+\.\d\d s \(compiled before\)\n", said[1])
+    loaded = r"loaded tiny in \d+\.\d\d s \(compiled before\)\n"
+    assert said[0] == "" and re.fullmatch(f"{loaded}device: {re.escape(cpu_name())}\n", said[1])
     assert re.search(r"\d+ steps a token, prefill chunk 128, .* per session\n", said[2])
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,12 @@ from typing import Any
 import pytest
 
 from mossnet_tg.cli.facts import count, human, n_active, n_parameters, read_per_token, share_per_token, tensors_of
+from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.moss_file import Access, Buffer, DType, Entry, EntryKind, Kernel, MossFile, Param, Region, Step
 from mossnet_tg.config import Config
 from mossnet_tg.weights.names import MOSSNET, expected
 from tests.cli.conftest import Run
+from tests.devices import Row
 
 
 def test_a_checkpoint(run: Run, tiny: Path) -> None:
@@ -48,6 +53,66 @@ def test_a_compiled_model(run: Run, tiny: Path, moss: Path) -> None:
     # What is active is read, and with it the head; padding adds less than as much again to a model so narrow.
     least = 4 * (facts["active_per_token"] + 300 * 24)
     assert least <= facts["read_per_token"] < 2 * least
+
+
+def test_launches_per_token(run: Run, moss: Path) -> None:
+    launches = json.loads(run("inspect", moss, "--json").stdout)["launches"]
+    decode = next(e for e in json.loads(run("inspect", moss, "--json").stdout)["entries"] if e["name"] == "decode")
+    assert launches["total"] == len(decode["steps"]) == sum(launches["layers"]) + sum(launches["outside"].values())
+    assert len(launches["layers"]) == 2 and launches["largest_layer"] == max(launches["layers"])
+    assert launches["outside"]["embed"] == 1 and launches["outside"]["head"] >= 1
+    text = f"{launches['total']}: {launches['largest_layer']} a layer, embed 1, head {launches['outside']['head']}"
+    assert f"launches per token  {text}\n" in run("inspect", moss).stdout
+
+
+def test_launches_of_layers_that_differ() -> None:
+    from mossnet_tg.cli.inspect_model import _launches_text
+
+    launches = {"total": 9, "largest_layer": 4, "layers": [3, 4], "outside": {"embed": 1, "head": 1}}
+    assert _launches_text(launches) == "9: at most 4 a layer, embed 1, head 1"
+    assert _launches_text({"total": 2, "largest_layer": 0, "layers": [], "outside": {"head": 2}}) == "2: head 2"
+
+
+def test_a_model_for_a_gpu(run: Run, gpu: Row, gpu_moss: Path) -> None:
+    facts = json.loads(run("inspect", gpu_moss, "--json").stdout)
+    assert facts["meta"]["driver"] == gpu.name and facts["images"] is None
+    for kernel in facts["kernels"]:
+        assert len(kernel["groups"]) == 1 and math.prod(kernel["block"]) >= 1 and kernel["local_bytes"] >= 0
+    assert any(k["local_bytes"] for k in facts["kernels"]) and max(math.prod(k["block"]) for k in facts["kernels"]) > 1
+    groups = {kernel["name"]: kernel["groups"] for kernel in facts["kernels"]}
+    for step in (step for entry in facts["entries"] for step in entry["steps"]):
+        assert groups[step["kernel"]] == [math.prod(step["groups"])] and "tiles" not in step
+    assert any(groups[name] != [1] for name in groups)
+    text = run("inspect", gpu_moss).stdout
+    assert re.search(r"code bytes  steps  groups +block  local bytes\n", text)
+    assert f"{max(groups.values())[0]} groups\n" in text and "tiles" not in text
+    features = facts["meta"]["features"] or "none"
+    assert re.search(rf"  driver +{gpu.name}\n", text) and re.search(rf"  features +{features}\n", text)
+
+
+def test_images_of_cuda(run: Run, moss: Path, tmp_path: Path) -> None:
+    """A table made by hand, as docs/format.md says: every kernel's code is the whole of CODE."""
+    code = struct.pack("<IIIIQQIIQQ", 2, 0, 0, 90, 64, 5000, 1, 80, 5064, 7000) + bytes(12064 - 56)
+    found = moss_file.read(moss)
+    kernels = [dataclasses.replace(k, code_offset=0, code_bytes=len(code), block=(8, 32, 1)) for k in found.kernels]
+    meta = {**found.meta, "driver": "cuda", "target": "cuda:arch=90", "features": ""}
+    path = tmp_path / "cuda.moss"
+    changed = dataclasses.replace(found, code=code, kernels=kernels, meta=meta)
+    moss_file.write(path, changed, [(0, moss_file.read_weights(moss))])
+    facts = json.loads(run("inspect", path, "--json").stdout)
+    images = [{"kind": "cubin", "arch": 90, "bytes": 5000}, {"kind": "PTX", "arch": 80, "bytes": 7000}]
+    assert facts["images"] == images
+    text = run("inspect", path).stdout
+    assert "  cubin 90  4.9 KiB\n" in text and "  PTX 80    6.8 KiB\n" in text
+    assert "8 x 32" in text and "code bytes" not in text
+    for broken in (
+        struct.pack("<III", 9, 0, 0),
+        b"\xff",
+    ):  # a count without its table: libmossnet refuses it when it loads
+        kernels = [dataclasses.replace(k, code_offset=0, code_bytes=len(broken)) for k in found.kernels]
+        changed = dataclasses.replace(found, code=broken, kernels=kernels, meta=meta)
+        moss_file.write(path, changed, [(0, moss_file.read_weights(moss))])
+        assert json.loads(run("inspect", path, "--json").stdout)["images"] == []
 
 
 def test_layers_that_differ_are_shown_apart() -> None:
