@@ -81,7 +81,8 @@ def command(
     Drivers of GPUs give wrong results for single kernels, and then the text is nonsense and nothing says why. Here
     each step of the model runs on the device and on this machine's processor, with the same inputs, and the results
     are compared: the error is the largest difference over the largest value. Exit code 0 when all are right, 1 when one
-    is not, 3 without a device. -v shows every step.
+    is not, 3 without a device. -v shows every step. Where a target with plain=... passes, its device gets plain kernels
+    from then on.
 
     --target or --device says where a checkpoint is checked. A model.moss is checked as it is, against the checkpoint or
     against its twin for the cpu; with that, nothing needs to be compiled.
@@ -118,6 +119,20 @@ def command(
         rows.setdefault(finding.kernels, Row(finding.kernels)).findings.append(finding)
     console.clear()
     _report(console, found, found_file, expected_file, list(rows.values()), as_json)
+    if not wanted.is_compiled and entry is None:
+        _keep(console, wanted, found)
+
+
+def _keep(console: Console, wanted: Wanted, found: Model) -> None:
+    """Plain kernels that were asked for and are right are this device's from now on."""
+    from mossnet_tg.codegen.remedy import remember
+    from mossnet_tg.targets.table import GpuTarget, parse_target
+
+    target = parse_target(wanted.target or found.meta("target") or "cpu", wanted.device)
+    if isinstance(target, GpuTarget) and target.plain and "plain=" in (wanted.target or ""):
+        path = remember(target.driver, found.engine.device, target.plain)
+        names = ", ".join(target.plain)
+        console.note(f"kept: this device's {names} are made plainly from now on; without {path} no more")
 
 
 def _check(wanted: Wanted, against: str | None) -> None:

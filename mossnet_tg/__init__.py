@@ -121,6 +121,7 @@ class Model:
     ) -> Model:
         """The checkpoint compiled, from the cache or now."""
         from mossnet_tg.codegen.cache import cached, discard_damaged
+        from mossnet_tg.codegen.remedy import remedied
         from mossnet_tg.targets import devices
         from mossnet_tg.targets.table import KINDS, parse_target
 
@@ -128,6 +129,7 @@ class Model:
         resolved.require_host()
         kind = KINDS[resolved.kind]
         name = kind.wanted(device)
+        resolved = remedied(resolved, name)
         compiled = cached(checkpoint, resolved, options, progress)
         try:
             try:

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from mossnet_tg import Model
 from mossnet_tg.codegen import doctor as examination
 from mossnet_tg.codegen import moss_file
+from mossnet_tg.codegen.remedy import remembered
 from mossnet_tg.engine import Session
 from mossnet_tg.errors import DeviceError, UsageError
 from tests.cli.conftest import GPUS, Run
@@ -103,6 +105,24 @@ def test_a_wrong_kernel_is_found(
     assert facts["passed"] is False and sum(not row["passed"] for row in facts["kernels"]) == 2
 
 
+def test_what_helps_is_kept(run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class of kernels that passed when it was plain is plain on that device from then on, and on no other."""
+    OPENCL.require()
+    monkeypatch.setenv("MOSSNET_CACHE_DIR", str(tmp_path / "cache"))
+    where = ("--device", OPENCL.device, "--chunk", "8")
+    found = run("doctor", tiny, "--target", "adreno:plain=RoutedScan", *where)
+    assert found.exit_code == 0 and "kept: this device's RoutedScan are made plainly" in found.stderr, found.stderr
+    assert Model.load(tiny, "adreno", device=OPENCL.device, chunk=8).meta("target") == "adreno:plain=RoutedScan"
+    (kept,) = (tmp_path / "cache" / "remedies").iterdir()
+    assert json.loads(kept.read_text())["plain"] == ["RoutedScan"]
+    content = json.loads(kept.read_text())
+    device = {"name": content["device"], "driver": content["driver"]}
+    assert remembered("opencl", device) == ("RoutedScan",)
+    assert remembered("opencl", {**device, "driver": "another"}) == ()
+    kept.write_text("no JSON")
+    assert remembered("opencl", device) == ()
+
+
 def test_what_is_suggested() -> None:
     from mossnet_tg.cli.doctor import _plainer
 
@@ -126,7 +146,6 @@ def test_float16_may_be_further_off(run: Run, tiny: Path) -> None:
 
 def test_a_wrong_kernel_in_the_cache_is_found(run: Run, tiny: Path, tmp_path: Path) -> None:
     """The checkpoint and --target are enough for what `generate` would run."""
-    from mossnet_tg import Model
 
     VECTORS.require()
     cached = Model.load(tiny, VECTORS.target, device=VECTORS.device, chunk=8).path
@@ -141,7 +160,6 @@ def test_a_wrong_kernel_in_the_cache_is_found(run: Run, tiny: Path, tmp_path: Pa
 @pytest.fixture
 def threads(tiny: Path) -> Path:
     """The tiny model in OpenCL C for threads."""
-    from mossnet_tg import Model
 
     OPENCL.require()
     path = Model.load(tiny, OPENCL.target, device=OPENCL.device, chunk=8).path
