@@ -1,43 +1,16 @@
 /* The vulkan driver: CODE is SPIR-V; each entry is recorded once and replayed. Vulkan 1.1, found when it is needed. */
 #include "clock.h"
-#include "driver.h"
+#include "vulkan_context.h"
 #include "vulkan_lane.h"
 #include "vulkan_steps.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-enum {
-    DEFAULT_TIMEOUT_MS = 30000,
-    LAST_WAIT_MS = 2000, /* for what still runs on a lost device */
-    UPLOAD_BYTES = 8 << 20,
-    BUFFER_ALIGN = 256,
-};
+enum { DEFAULT_TIMEOUT_MS = 30000 };
 
-/* The weights, mapped a second time: what a lost device still reads from may never be unmapped, and the model unmaps
- * its own. */
-typedef struct mapping {
-    _Atomic uint32_t n_users;
-    unsigned char *at;
-    size_t bytes; /* whole pages */
-} mapping;
-
-/* An open device with the model on it. Sessions keep theirs, also when it is lost and others have a new one. */
-typedef struct context {
-    _Atomic uint32_t n_users;
-    bool stuck; /* something runs on it for ever */
-    mn_vk vk;
-    mn_pieces pieces[MN_REGIONS];
-    mapping *imported; /* NULL: the weights were copied */
-    mn_vk_region weights;
-    mn_vk_program program;
-    double upload_s;
-} context;
-
-/* What describes a context. */
+/* What describes a device. */
 typedef struct opened {
     mn_vk_facts facts;
     double build_s, upload_s;
@@ -45,226 +18,34 @@ typedef struct opened {
 } opened;
 
 struct mn_device {
-    const mn_file *file;
-    const unsigned char *data;
-    char *name, *features, *cache_dir; /* copies of the options */
-    uint32_t timeout_ms;
-    mapping *weights; /* NULL: there are none, or they cannot be mapped again */
+    mn_vk_recipe recipe; /* with copies of the options */
     pthread_mutex_t lock;
-    context *current;     /* NULL: it was lost, and could not be opened again */
-    opened opened;        /* the last that could be */
-    mn_queue *unfinished; /* sessions that are over, but something still runs that uses what they have */
+    mn_vk_context *current; /* NULL: it was lost, and could not be opened again */
+    opened opened;          /* the last that could be */
+    mn_queue *unfinished;   /* sessions that are over, but something still runs that uses what they have */
 };
 
 struct mn_queue {
     mn_device *device;
     mn_queue *next; /* unfinished */
     const mn_file *file;
-    context *context;
+    mn_vk_context *context;
     mn_vk_lane lane;
     mn_vk_region region[MN_REGIONS]; /* WEIGHTS: the context's */
     mn_vk_steps steps;
     VkCommandBuffer entry[MOSSNET_ENTRY_KINDS];
     VkCommandBuffer range; /* any other steps, recorded each time */
-    void *viewed;          /* what `view` could not show in place */
+    VkQueryPool times;     /* made when steps are first timed */
+    uint32_t n_times;
+    void *viewed; /* what `view` could not show in place */
 };
-
-/* ---- What the device has to allow ---- */
-
-static mossnet_status check_kernel(const mn_vk_facts *facts, const mn_file *file, const mn_kernel *kernel,
-                                   mossnet_error *error) {
-    const VkPhysicalDeviceLimits *limits = &facts->properties.limits;
-    const char *name = file->strings + kernel->name, *device = facts->properties.deviceName;
-    uint32_t threads = kernel->block[0] * kernel->block[1] * kernel->block[2];
-    uint32_t buffers = limits->maxPerStageDescriptorStorageBuffers;
-    if (limits->maxDescriptorSetStorageBuffers < buffers) buffers = limits->maxDescriptorSetStorageBuffers;
-    if (limits->maxPerStageResources < buffers) buffers = limits->maxPerStageResources;
-    if (threads > limits->maxComputeWorkGroupInvocations)
-        return mn_fail(error, MOSSNET_UNSUPPORTED, "kernel %.60s has groups of %u threads, %.100s allows at most %u",
-                       name, threads, device, limits->maxComputeWorkGroupInvocations);
-    for (int d = 0; d < 3; d++)
-        if (kernel->block[d] > limits->maxComputeWorkGroupSize[d])
-            return mn_fail(error, MOSSNET_UNSUPPORTED,
-                           "kernel %.60s has groups of %u threads in dimension %d, %.100s allows at most %u", name,
-                           kernel->block[d], d, device, limits->maxComputeWorkGroupSize[d]);
-    if (kernel->local_bytes > limits->maxComputeSharedMemorySize)
-        return mn_fail(error, MOSSNET_UNSUPPORTED,
-                       "kernel %.60s needs %u bytes of local memory, %.100s has %u for a group", name,
-                       kernel->local_bytes, device, limits->maxComputeSharedMemorySize);
-    if (kernel->n_params > buffers)
-        return mn_fail(error, MOSSNET_UNSUPPORTED, "kernel %.60s has %u buffers, %.100s allows at most %u", name,
-                       kernel->n_params, device, buffers);
-    return MOSSNET_OK;
-}
-
-static mossnet_status check_step(const mn_vk_facts *facts, const mn_file *file, const mn_step *step,
-                                 mossnet_error *error) {
-    const VkPhysicalDeviceLimits *limits = &facts->properties.limits;
-    const char *label = file->strings + step->label, *device = facts->properties.deviceName;
-    for (int d = 0; d < 3; d++)
-        if (step->grid[d] > limits->maxComputeWorkGroupCount[d])
-            return mn_fail(error, MOSSNET_UNSUPPORTED,
-                           "step %.60s has %u groups in dimension %d, %.100s allows at most %u", label, step->grid[d],
-                           d, device, limits->maxComputeWorkGroupCount[d]);
-    for (uint32_t a = 0; a < step->n_args; a++) {
-        const mn_buffer *buffer = &file->buffers[file->args[step->first_arg + a]];
-        if (buffer->bytes > (limits->maxStorageBufferRange & ~3u))
-            return mn_fail(error, MOSSNET_UNSUPPORTED,
-                           "buffer %.60s has %llu bytes, %.100s lets a kernel see at most %u of one",
-                           file->strings + buffer->name, (unsigned long long)buffer->bytes, device,
-                           limits->maxStorageBufferRange & ~3u);
-        if (!buffer->bytes)
-            return mn_fail(error, MOSSNET_UNSUPPORTED, "step %.60s: argument %u has no bytes, which Vulkan cannot bind",
-                           label, a);
-    }
-    return MOSSNET_OK;
-}
-
-static mossnet_status check_limits(const mn_vk_facts *facts, const mn_file *file, mossnet_error *error) {
-    mossnet_status status = MOSSNET_OK;
-    if (facts->properties.limits.minStorageBufferOffsetAlignment > BUFFER_ALIGN)
-        return mn_fail(error, MOSSNET_UNSUPPORTED, "%.100s wants buffers aligned to %llu bytes, a model's are to %d",
-                       facts->properties.deviceName,
-                       (unsigned long long)facts->properties.limits.minStorageBufferOffsetAlignment, BUFFER_ALIGN);
-    for (uint32_t i = 0; !status && i < file->n_kernels; i++)
-        status = check_kernel(facts, file, &file->kernels[i], error);
-    for (uint32_t i = 0; !status && i < file->n_steps; i++)
-        status = check_step(facts, file, &file->steps[i], error);
-    return status;
-}
-
-static uint64_t bytes_of(const mn_pieces *pieces) {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < pieces->n; i++)
-        bytes += pieces->piece[i].bytes;
-    return bytes;
-}
-
-/* The weights, unless they stay where they are, and one session. */
-static mossnet_status check_memory(const context *c, mossnet_error *error) {
-    uint64_t weights = c->imported ? 0 : bytes_of(&c->pieces[MN_WEIGHTS]), session = 0;
-    for (int region = MN_STATE; region < MN_REGIONS; region++)
-        session += bytes_of(&c->pieces[region]);
-    if (weights + session <= c->vk.facts.memory_bytes) return MOSSNET_OK;
-    return mn_fail(error, MOSSNET_UNSUPPORTED, "%llu bytes of weights and %llu for a session, %.100s has %llu",
-                   (unsigned long long)weights, (unsigned long long)session, c->vk.facts.properties.deviceName,
-                   (unsigned long long)c->vk.facts.memory_bytes);
-}
-
-/* ---- Weights ---- */
-
-static uint64_t page_bytes(void) {
-    return (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-static mapping *map_weights(const mn_source *source) {
-    mn_span span = source->file->weights;
-    mapping *m = span.bytes ? calloc(1, sizeof *m) : NULL;
-    if (!m) return NULL;
-    m->n_users = 1;
-    m->bytes = (size_t)((span.bytes + page_bytes() - 1) / page_bytes() * page_bytes());
-    m->at = mmap(NULL, m->bytes, PROT_READ, MAP_PRIVATE, source->fd, (off_t)span.offset);
-    if (m->at != MAP_FAILED) return m;
-    free(m);
-    return NULL;
-}
-
-static void unmap_weights(mapping *m) {
-    if (!m || atomic_fetch_sub(&m->n_users, 1) != 1) return;
-    munmap(m->at, m->bytes);
-    free(m);
-}
-
-/* All pieces or none: what is copied would have to be read through the mapping too. */
-static bool import_weights(context *c, mapping *m) {
-    const mn_pieces *pieces = &c->pieces[MN_WEIGHTS];
-    c->weights = (mn_vk_region){pieces, calloc(pieces->n + 1, sizeof *c->weights.buffer)};
-    bool imported = m && c->weights.buffer;
-    for (uint32_t i = 0; imported && i < pieces->n; i++)
-        imported = mn_vk_buffer_import(&c->vk, m->at, m->at + m->bytes, m->at + pieces->piece[i].offset,
-                                       pieces->piece[i].bytes, &c->weights.buffer[i]);
-    if (!imported) {
-        mn_vk_region_free(&c->vk, &c->weights);
-        return false;
-    }
-    madvise(m->at, m->bytes, MADV_WILLNEED); /* as on a cpu: read ahead while the caller does other things */
-    atomic_fetch_add(&m->n_users, 1);
-    c->imported = m;
-    return true;
-}
-
-/* The file's pages are not needed once they are copied. */
-static void forget(const unsigned char *at, uint64_t bytes) {
-    uint64_t page = page_bytes();
-    uintptr_t begin = ((uintptr_t)at + page - 1) / page * page, end = ((uintptr_t)at + bytes) / page * page;
-    if (end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED);
-}
-
-static mossnet_status copy_weights(const mn_device *device, context *c, mossnet_error *error) {
-    const unsigned char *from = device->data + device->file->weights.offset;
-    mn_vk_lane lane = {.vk = NULL};
-    mossnet_status status = mn_vk_region_new(&c->vk, &c->pieces[MN_WEIGHTS], &c->weights, error);
-    if (!status) status = mn_vk_lane_open(&c->vk, device->timeout_ms, &lane, error);
-    for (uint32_t i = 0; !status && i < c->weights.pieces->n; i++) {
-        mn_piece piece = c->weights.pieces->piece[i];
-        for (uint64_t at = 0, part; !status && at < piece.bytes; at += part) {
-            part = piece.bytes - at < UPLOAD_BYTES ? piece.bytes - at : UPLOAD_BYTES;
-            status = mn_vk_write(&lane, &c->weights, piece.offset + at, part, from + piece.offset + at, error);
-            forget(from + piece.offset + at, part);
-        }
-    }
-    if (!status) status = mn_vk_lane_submit(&lane, NULL, error);
-    if (!status) status = mn_vk_lane_wait(&lane, error);
-    c->stuck = !mn_vk_lane_close(&lane, LAST_WAIT_MS);
-    return status;
-}
-
-static mossnet_status place_weights(const mn_device *device, context *c, mossnet_error *error) {
-    uint64_t start = mn_clock_ns();
-    bool imported = import_weights(c, device->weights);
-    mossnet_status status = check_memory(c, error);
-    if (!status && !imported) status = copy_weights(device, c, error);
-    c->upload_s = (double)(mn_clock_ns() - start) * 1e-9;
-    return status;
-}
 
 /* ---- Contexts ---- */
 
-static void release(context *c) {
-    if (!c || atomic_fetch_sub(&c->n_users, 1) != 1) return;
-    /* Vulkan cannot cancel what runs, would wait for it for ever when the device is destroyed, and would crash over
-     * what is missing: the memory is lost with the device. */
-    if (c->stuck) return;
-    mn_vk_program_free(&c->vk, &c->program);
-    mn_vk_region_free(&c->vk, &c->weights);
-    mn_vk_close(&c->vk);
-    unmap_weights(c->imported);
-    for (int region = MN_WEIGHTS; region < MN_REGIONS; region++)
-        mn_pieces_free(&c->pieces[region]);
-    free(c);
-}
-
-static mossnet_status fill_context(const mn_device *device, context *c, mossnet_error *error) {
-    const mn_file *file = device->file;
-    mossnet_status status = mn_vk_open(&c->vk, device->name, device->features, error);
-    if (!status) status = check_limits(&c->vk.facts, file, error);
-    for (uint32_t region = MN_WEIGHTS; !status && region < MN_REGIONS; region++)
-        status = mn_pieces_cut(file, region, c->vk.facts.max_piece_bytes, &c->pieces[region], error);
-    if (!status)
-        status =
-            mn_vk_program_build(&c->vk, file, device->data + file->code.offset, device->cache_dir, &c->program, error);
-    return status ? status : place_weights(device, c, error);
-}
-
 static mossnet_status open_context(mn_device *device, mossnet_error *error) {
-    context *c = calloc(1, sizeof *c);
-    if (!c) return mn_fail(error, MOSSNET_MEMORY, "no memory for a device");
-    c->n_users = 1;
-    mossnet_status status = fill_context(device, c, error);
-    if (status) {
-        release(c);
-        return status;
-    }
+    mn_vk_context *c = NULL;
+    mossnet_status status = mn_vk_context_open(&device->recipe, &c, error);
+    if (status) return status;
     device->current = c;
     device->opened = (opened){c->vk.facts, c->program.build_s, c->upload_s, c->program.n_built, c->program.n_cached};
     return MOSSNET_OK;
@@ -275,9 +56,10 @@ static bool end_session(mn_queue *queue, uint32_t wait_ms) {
     const mn_vk *vk = &queue->context->vk;
     if (!mn_vk_lane_close(&queue->lane, wait_ms)) return false;
     mn_vk_steps_free(&queue->steps);
+    if (queue->times) vk->DestroyQueryPool(vk->device, queue->times, NULL);
     for (int region = MN_STATE; region < MN_REGIONS; region++)
         mn_vk_region_free(vk, &queue->region[region]);
-    release(queue->context);
+    mn_vk_context_release(queue->context);
     free(queue->viewed);
     free(queue);
     return true;
@@ -298,15 +80,17 @@ static void end_unfinished(mn_device *device, uint32_t wait_ms) {
 
 /* The context in use, for one user more. After the device was lost it is a new one; what the lost one had is freed
  * first, as far as no session has it: there may be no room for the weights twice. */
-static mossnet_status acquire(mn_device *device, context **out, mossnet_error *error) {
+static mossnet_status acquire(mn_device *device, mn_vk_context **out, mossnet_error *error) {
     mossnet_status status = MOSSNET_OK;
     pthread_mutex_lock(&device->lock);
     if (device->current && atomic_load(&device->current->vk.lost)) {
-        end_unfinished(device, 0);
-        release(device->current);
+        mn_vk_context_release(device->current);
         device->current = NULL;
     }
-    if (!device->current) status = open_context(device, error);
+    if (!device->current) {
+        end_unfinished(device, 0);
+        status = open_context(device, error);
+    }
     if (!status) {
         atomic_fetch_add(&device->current->n_users, 1);
         *out = device->current;
@@ -319,13 +103,14 @@ static mossnet_status acquire(mn_device *device, context **out, mossnet_error *e
 
 static void vulkan_close(mn_device *device) {
     if (!device) return;
-    end_unfinished(device, LAST_WAIT_MS); /* what is left then is never freed, nor its context: see release */
-    release(device->current);
-    unmap_weights(device->weights);
+    /* What still runs then is never freed, nor what it uses: see mn_vk_context_release. */
+    end_unfinished(device, MN_VK_LAST_WAIT_MS);
+    mn_vk_context_release(device->current);
+    mn_vk_unmap_weights(device->recipe.weights);
     pthread_mutex_destroy(&device->lock);
-    free(device->name);
-    free(device->features);
-    free(device->cache_dir);
+    free(device->recipe.name);
+    free(device->recipe.features);
+    free(device->recipe.cache_dir);
     free(device);
 }
 
@@ -337,14 +122,14 @@ static mossnet_status vulkan_open(const mn_source *source, mn_device **out, moss
     mn_device *device = calloc(1, sizeof *device);
     if (!device) return mn_fail(error, MOSSNET_MEMORY, "no memory for a device");
     pthread_mutex_init(&device->lock, NULL);
-    device->file = source->file;
-    device->data = source->data;
-    device->name = strdup(options->device ? options->device : "");
-    device->features = strdup(features);
-    device->cache_dir = strdup(options->cache_dir ? options->cache_dir : "");
-    device->timeout_ms = options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
-    device->weights = map_weights(source);
-    mossnet_status status = device->name && device->features && device->cache_dir
+    device->recipe.file = source->file;
+    device->recipe.data = source->data;
+    device->recipe.name = strdup(options->device ? options->device : "");
+    device->recipe.features = strdup(features);
+    device->recipe.cache_dir = strdup(options->cache_dir ? options->cache_dir : "");
+    device->recipe.timeout_ms = options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
+    device->recipe.weights = mn_vk_map_weights(source);
+    mossnet_status status = device->recipe.name && device->recipe.features && device->recipe.cache_dir
                                 ? open_context(device, error)
                                 : mn_fail(error, MOSSNET_MEMORY, "no memory for a device");
     if (status) {
@@ -406,7 +191,7 @@ static mossnet_status copy_once(copying *c, double *seconds, mossnet_error *erro
 
 static mossnet_status vulkan_bandwidth(mn_device *device, uint64_t bytes, uint32_t reps, double *bytes_per_s,
                                        mossnet_error *error) {
-    context *c = NULL;
+    mn_vk_context *c = NULL;
     copying copies = {.times = NULL};
     *bytes_per_s = 0;
     mossnet_status status = acquire(device, &c, error);
@@ -416,18 +201,18 @@ static mossnet_status vulkan_bandwidth(mn_device *device, uint64_t bytes, uint32
         status = mn_fail(error, MOSSNET_ARGUMENT, "a buffer of %llu bytes, %.100s allows at most %llu",
                          (unsigned long long)bytes, vk->facts.properties.deviceName,
                          (unsigned long long)vk->facts.max_piece_bytes);
-    if (!status) status = prepare_copying(&copies, vk, device->timeout_ms, bytes, error);
+    if (!status) status = prepare_copying(&copies, vk, device->recipe.timeout_ms, bytes, error);
     for (uint32_t rep = 0; !status && rep <= reps; rep++) { /* one more: the first touches the memory */
         double seconds = 0;
         status = copy_once(&copies, &seconds, error);
         double speed = seconds > 0 ? 2 * (double)bytes / seconds : 0;
         if (rep && speed > *bytes_per_s) *bytes_per_s = speed;
     }
-    if (mn_vk_lane_close(&copies.lane, LAST_WAIT_MS)) {
+    if (mn_vk_lane_close(&copies.lane, MN_VK_LAST_WAIT_MS)) {
         if (copies.times) vk->DestroyQueryPool(vk->device, copies.times, NULL);
         mn_vk_buffer_free(vk, &copies.from);
         mn_vk_buffer_free(vk, &copies.to);
-        release(c);
+        mn_vk_context_release(c);
     }
     return status ? status : mn_ok(error);
 }
@@ -443,7 +228,7 @@ static void vulkan_stop(mn_queue *queue) {
 }
 
 static mossnet_status make_regions(mn_queue *queue, mossnet_error *error) {
-    context *c = queue->context;
+    mn_vk_context *c = queue->context;
     mossnet_status status = MOSSNET_OK;
     queue->region[MN_WEIGHTS] = c->weights;
     for (int region = MN_STATE; !status && region < MN_REGIONS; region++) {
@@ -473,14 +258,14 @@ static mossnet_status vulkan_start(mn_device *device, uint32_t n_threads, mn_que
     mn_queue *queue = calloc(1, sizeof *queue);
     if (!queue) return mn_fail(error, MOSSNET_MEMORY, "no memory for a session");
     queue->device = device;
-    queue->file = device->file;
+    queue->file = device->recipe.file;
     mossnet_status status = acquire(device, &queue->context, error);
     if (status) {
         free(queue);
         return status;
     }
-    context *c = queue->context;
-    status = mn_vk_lane_open(&c->vk, device->timeout_ms, &queue->lane, error);
+    mn_vk_context *c = queue->context;
+    status = mn_vk_lane_open(&c->vk, device->recipe.timeout_ms, &queue->lane, error);
     if (!status) status = make_regions(queue, error);
     if (!status) status = mn_vk_steps_new(&c->vk, queue->file, &c->program, queue->region, &queue->steps, error);
     if (!status) status = record_entries(queue, error);
@@ -535,18 +320,27 @@ static mossnet_status time_by_host(mn_queue *queue, uint32_t first_step, uint32_
     return status;
 }
 
+static mossnet_status prepare_times(mn_queue *queue, uint32_t n, mossnet_error *error) {
+    const mn_vk *vk = &queue->context->vk;
+    if (queue->n_times >= n) return MOSSNET_OK;
+    if (queue->times) vk->DestroyQueryPool(vk->device, queue->times, NULL);
+    queue->times = NULL;
+    queue->n_times = 0;
+    mossnet_status status = mn_vk_times_new(vk, n, &queue->times, error);
+    if (!status) queue->n_times = n;
+    return status;
+}
+
 static mossnet_status vulkan_time(mn_queue *queue, uint32_t first_step, uint32_t n_steps, double *step_s,
                                   mossnet_error *error) {
     const mn_vk *vk = &queue->context->vk;
-    VkQueryPool times = NULL;
     if (!vk->facts.timestamp_bits) return time_by_host(queue, first_step, n_steps, step_s, error);
     mossnet_status status = mn_vk_lane_wait(&queue->lane, error);
-    if (!status) status = mn_vk_times_new(vk, n_steps + 1, &times, error);
-    if (!status) status = mn_vk_steps_record(&queue->steps, queue->range, first_step, n_steps, times, error);
+    if (!status) status = prepare_times(queue, n_steps + 1, error);
+    if (!status) status = mn_vk_steps_record(&queue->steps, queue->range, first_step, n_steps, queue->times, error);
     if (!status) status = mn_vk_lane_submit(&queue->lane, queue->range, error);
     if (!status) status = mn_vk_lane_wait(&queue->lane, error);
-    if (!status) status = mn_vk_times_read(vk, times, n_steps + 1, step_s, error);
-    if (times && !queue->lane.running) vk->DestroyQueryPool(vk->device, times, NULL);
+    if (!status) status = mn_vk_times_read(vk, queue->times, n_steps + 1, step_s, error);
     return status ? status : mn_ok(error);
 }
 

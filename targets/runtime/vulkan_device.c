@@ -118,8 +118,9 @@ static mossnet_status connect(mn_vk *vk, mossnet_error *error) {
     void *library;
     uint32_t version = 0;
     *vk = (mn_vk){.get = NULL};
-    mossnet_status status = mn_dso_open("MOSSNET_VULKAN_LIB", names, &library, error);
-    if (status) return status;
+    mossnet_error reason;
+    mossnet_status status = mn_dso_open("MOSSNET_VULKAN_LIB", names, &library, &reason);
+    if (status) return mn_fail(error, status, "no Vulkan library: %.300s", reason.text);
     if (!(vk->get = entry_point(library)))
         return mn_fail(error, MOSSNET_DEVICE, "the library is neither a Vulkan loader nor a driver");
     status = find_global(vk, error);

@@ -123,11 +123,10 @@ mossnet_status mn_vk_lane_submit(mn_vk_lane *lane, VkCommandBuffer commands, mos
     pthread_mutex_lock(&vk->submitting);
     result = vk->QueueSubmit(vk->queue, 1, &info, lane->fence);
     pthread_mutex_unlock(&vk->submitting);
-    if (result == VK_ERROR_DEVICE_LOST) return lose(lane, error, "QueueSubmit", result);
-    if (result) return mn_vk_fail(error, "QueueSubmit", result);
-    lane->running = true;
+    lane->running = !result || result == VK_ERROR_DEVICE_LOST; /* which means that it may have been submitted */
     lane->since_ns = mn_clock_ns();
-    return MOSSNET_OK;
+    if (result == VK_ERROR_DEVICE_LOST) return lose(lane, error, "QueueSubmit", result);
+    return result ? mn_vk_fail(error, "QueueSubmit", result) : MOSSNET_OK;
 }
 
 /* What is left of the time for a run. It does not count while the device works for others: a run starts at the earliest

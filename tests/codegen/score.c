@@ -14,8 +14,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < n; i++)
         ids[i] = atoi(argv[2 + i]);
     mossnet_options options = {.flags = MOSSNET_ALLOW_NATIVE};
-    if (mossnet_model_load(argv[1], &options, &model, &error) ||
-        mossnet_session_new(model, 2, &session, &error)) {
+    if (mossnet_model_load(argv[1], &options, &model, &error) || mossnet_session_new(model, 2, &session, &error)) {
         fprintf(stderr, "error: %s\n", error.text);
         return 1;
     }

@@ -392,12 +392,15 @@ static VkResult invalidate(VkDevice device, uint32_t n, const VkMappedMemoryRang
 
 /* ---- Commands ---- */
 
-static VkFence hung_fence;
+static VkFence hung_fence, lost_fence;
 static VkDevice hung_device;
 
 static VkResult submit(VkQueue queue, uint32_t n, const VkSubmitInfo *infos, VkFence fence) {
     note('S');
-    if (!calls_left("lose")) return VK_ERROR_DEVICE_LOST;
+    if (!calls_left("lose")) {
+        lost_fence = fence;
+        return VK_ERROR_DEVICE_LOST;
+    }
     if (!calls_left("hang")) {
         hung_fence = fence;
         return VK_SUCCESS;
@@ -406,6 +409,7 @@ static VkResult submit(VkQueue queue, uint32_t n, const VkSubmitInfo *infos, VkF
 }
 
 static VkResult wait(VkDevice device, uint32_t n, const VkFence *fences, VkBool32 all, uint64_t timeout_ns) {
+    if (fences[0] == lost_fence) return VK_ERROR_DEVICE_LOST;
     if (fences[0] != hung_fence) return real.WaitForFences(device, n, fences, all, timeout_ns);
     hung_device = device;
     nanosleep(&(struct timespec){(time_t)(timeout_ns / 1000000000), (long)(timeout_ns % 1000000000)}, NULL);
@@ -414,6 +418,7 @@ static VkResult wait(VkDevice device, uint32_t n, const VkFence *fences, VkBool3
 
 static void destroy_fence(VkDevice device, VkFence fence, const VkAllocationCallbacks *a) {
     if (fence && fence == hung_fence) die("a fence was destroyed while the device hangs");
+    if (fence == lost_fence) lost_fence = NULL;
     real.DestroyFence(device, fence, a);
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import struct
@@ -31,6 +32,7 @@ from tests.conformance.vulkan_plans import (
 )
 from tests.runtime.toy import RUNTIME
 
+HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(vulkan.unavailable() is not None, reason=str(vulkan.unavailable()))
 
 
@@ -43,6 +45,20 @@ def environment(monkeypatch):
 # ---- the library and its devices
 
 
+def test_every_declaration_is_held_against_the_real_ones():
+    """vulkan_abi.c lists by hand what it compares."""
+    header, checks = (RUNTIME / "vulkan_api.h").read_text(), (HERE.parent / "runtime" / "vulkan_abi.c").read_text()
+    numbers = re.findall(r"\b(VK_[A-Z0-9_]+) =", header)
+    assert len(numbers) > 80
+    assert [name for name in numbers if f"N({name})" not in checks] == []
+    records = re.findall(r"typedef (?:struct|enum) (\w+) \{(.*?)\n?\} \1;", header, re.S)
+    assert len(records) > 50
+    for name, body in records:
+        assert f"R({name})" in checks
+        for field in re.findall(r"(\w+)(?:\[\d+\])?;", body):
+            assert f"F({name}, {field})" in checks or re.fullmatch(r"room\d", field), (name, field)
+
+
 def test_a_driver_is_opened_without_a_loader(monkeypatch, tmp_path):
     monkeypatch.setenv("MOSSNET_VULKAN_LIB", vulkan.real_driver())
     check_works(tmp_path / "sum.moss")
@@ -51,7 +67,7 @@ def test_a_driver_is_opened_without_a_loader(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("library", "match"),
     [
-        ("/nowhere/libvulkan.so", "/nowhere/libvulkan.so.*cannot open"),
+        ("/nowhere/libvulkan.so", "no Vulkan library: /nowhere/libvulkan.so.*cannot open"),
         ("libc.so.6", "neither a Vulkan loader nor a driver"),
     ],
 )
@@ -306,6 +322,7 @@ ADD = kernel(*vulkan.KERNELS["add"]) if vulkan.unavailable() is None else b""
 SET1 = [buffer(0, "a").replace("set = 0", "set = 1"), buffer(1, "b"), buffer(2, "sum")]
 
 
+@functools.cache
 def damaged() -> dict[str, tuple[bytes, str]]:
     if not ADD:
         return {}

@@ -97,7 +97,7 @@ def test_memory(fake_vulkan, tmp_path, kind):
         expected[2560:2563] = 1, 2, 3
         y = np.ones(256, np.float32)
         y[:100] -= 2 * A[:100]
-        expected[4 * MIB + 512 :] = y.view(np.uint8)
+        expected[4 * MIB + 512 : -100] = y.view(np.uint8)
         assert np.array_equal(state, expected)
         with session.fork() as other:
             session.reset()
@@ -199,9 +199,8 @@ def test_steps_that_only_read_the_same_run_at_once(fake_vulkan, tmp_path):
             assert fake_vulkan.calls() == "BDDBDDDB"
             session.run(DECODE, 1, 3)
             assert fake_vulkan.calls() == "BDDBDBS"
-            session.run(DECODE, 2, 1)
-            session.run(DECODE, 1, 2)
-            assert fake_vulkan.calls() == "BDBSBDDBS"  # each run starts anew
+            session.run(DECODE, 2, 2)
+            assert fake_vulkan.calls() == "BDDBS"  # what the run before did is done
             session.run(DECODE, 0, 5)
             session.decode(0)
             assert fake_vulkan.calls() == "SS"  # whole entries are replayed
@@ -380,7 +379,7 @@ def test_waiting_for_others_is_no_time_out(tmp_path):
     """The time of a run counts from when the device is free for it."""
     plan = slow_plan()
     path = plan.write(tmp_path / "slow.moss")
-    count = np.array([1 << 20], np.int32)
+    count = np.array([4 << 20], np.int32)
 
     def seconds(session) -> float:
         plan.put(session, "count", count)
@@ -392,8 +391,8 @@ def test_waiting_for_others_is_no_time_out(tmp_path):
         seconds(session)
         once = seconds(session)
     errors = []
-    with CompiledModel(path, timeout_s=max(2.5 * once, 0.05)) as model:
-        sessions = [model.session() for _ in range(5)]
+    with CompiledModel(path, timeout_s=5 * once) as model:
+        sessions = [model.session() for _ in range(9)]
 
         def run(session) -> None:
             try:

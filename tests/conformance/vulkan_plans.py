@@ -82,6 +82,7 @@ class Plan:
             modules += c.code
         records = [Step(names.index(k), tuple(self.index[b] for b in args), codes[k].grid, k) for k, *args in steps]
         ends = {region: max((b.offset + b.bytes for b in table if b.region == region), default=0) for region in Region}
+        ends[Region.STATE] += 100  # which belong to no buffer
         io = (self.index["ids"], self.index["params"], self.index["logits"])
         self.file = MossFile(
             model_hash=bytes(32),
