@@ -70,7 +70,8 @@ class GpuTarget(Target):
     """Groups of threads. What is stated here every device of the kind has; the rest is checked when a model is loaded.
 
     `simd` > 0: the device is a processor, whose work-items are best whole vectors of so many float32. `half`: products
-    of many tokens are computed in float16. `plain`: the classes of kernels that are made in the plainest way. `archs`: compute capabilities of cubins (90 for 9.0).
+    of many tokens are computed in float16. `plain`: the classes of kernels that are made in the plainest way. `archs`:
+    compute capabilities of cubins (90 for 9.0).
     """
 
     threads: int  # of a group that works together

@@ -134,7 +134,7 @@ def products_of_a_token(checkpoint_folder: Path) -> list[tuple[int, int]]:
     from mossnet_tg.weights.parameters import parameters
 
     shapes = []
-    for _, name, p in parameters(Checkpoint.open(checkpoint_folder)):
+    for _, _, p in parameters(Checkpoint.open(checkpoint_folder)):
         if p.matrix:
             n, k = p.shape[-2:]
             shapes += [(n, k)] * (MIXTURE["top_k"] if len(p.shape) == 3 else 1)
