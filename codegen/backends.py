@@ -116,7 +116,8 @@ def _compile_cuda(kernels: Sequence[Generated], target: Target, progress: Progre
     progress("cubins")
     code = images(PRELUDE + "\n".join(source.text for source in emitted.values()), target.archs)
     whole = dict.fromkeys(emitted, (0, len(code)))
-    return Code(code, whole, local_bytes={name: source.shared_bytes for name, source in emitted.items()})
+    oldest = f"sm_{min(target.archs)}"
+    return Code(code, whole, (oldest,), {name: source.shared_bytes for name, source in emitted.items()})
 
 
 def _vulkan_source(kernel: Generated, target: Target) -> str:

@@ -17,7 +17,7 @@ typedef unsigned char uchar;
 
 template <class T, int N> struct alignas(sizeof(T) * N) vec {
   T s[N];
-  __device__ vec() {}
+  vec() = default;  // trivial, so that shared memory may hold it
   __device__ explicit vec(T x) { for (int i = 0; i < N; ++i) s[i] = x; }
   template <class... Ts> __device__ vec(T a, T b, Ts... rest) : s{a, b, rest...} {}
 };
@@ -48,7 +48,7 @@ template <class T, class U, int N> __device__ vec<T, N> convert(vec<U, N> x) {
 template <class T, class U> __device__ T bits(U x) {
   static_assert(sizeof(T) == sizeof(U), "");
   T r;
-  __builtin_memcpy(&r, &x, sizeof r);
+  memcpy(&r, &x, sizeof r);
   return r;
 }
 #define EACH(function, call)                                              \\

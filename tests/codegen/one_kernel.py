@@ -35,10 +35,17 @@ def cpu_schedule(target: Target) -> CpuSchedule:
 
 
 class OneKernel:
-    """The kernels of one call; `names` are its buffers in order, where the kernels have but some of them."""
+    """The kernels of one call; `names` are its buffers in order, where the kernels have but some of them. A cpu takes
+    `n_threads`.
+    """
 
     def __init__(
-        self, kernels: Sequence[Generated], target: Target, names: Sequence[str] = (), device: str = ""
+        self,
+        kernels: Sequence[Generated],
+        target: Target,
+        names: Sequence[str] = (),
+        device: str = "",
+        n_threads: int = 1,
     ) -> None:
         names = names or [p.name for p in kernels[0].params]
         found = {p.name: p for kernel in kernels for p in kernel.params}
@@ -48,7 +55,7 @@ class OneKernel:
             path = Path(folder, "kernel.moss")
             moss_file.write(path, _model(kernels, [*self.params, *scratch], target), [])
             self.model = CompiledModel(path, allow_native=True, device=device)
-        self.session = self.model.session(1)
+        self.session = self.model.session(n_threads)
 
     def run(self, *arrays: np.ndarray[Any, Any]) -> None:
         """Run on one array a buffer, in order; their sizes must be exactly the parameters', and outputs change."""

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from tinygrad import Tensor, dtypes
 
-from mossnet_tg import ops
 from mossnet_tg.codegen import capture as capturing
 from mossnet_tg.codegen import tensorir
 from mossnet_tg.codegen.capture import Spec, capture
-from mossnet_tg.codegen.layout import Matrix
+from tests.codegen.cases import read_call
 from tests.codegen.one_kernel import OneKernel, cpu_schedule, host_targets, schedule
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -39,20 +38,14 @@ def run(
         return {name: Spec(a.shape, a.dtype.name) for name, a in arrays.items()}
 
     calls = capture(graph, specs(weights), specs(states), specs(inputs))
+    shapes = {name: (w.shape, {"float32": "f32", "float16": "f16"}[w.dtype.name]) for name, w in weights.items()}
     outputs, readings = [], []
     for target in host_targets():
         s = schedule(target)
         memory: dict[tuple[str, str], np.ndarray[Any, Any]] = {("input", n): a for n, a in inputs.items()}
         memory |= {("state", n): a.copy() for n, a in states.items()}
         for call in calls:
-            assert not isinstance(call.kernel, ops.Op)
-            kernel = tensorir.Kernel.read(call.kernel)
-            matrices = {}
-            for slot, ref in enumerate(call.buffers):
-                if ref.kind == "weight":
-                    w = weights[ref.name]
-                    dtype = s.storage[{"float32": "f32", "float16": "f16"}[w.dtype.name]]
-                    matrices[slot] = Matrix(w.shape, dtype, s.panels)
+            kernel, matrices = read_call(call, shapes, s)
             generated = tensorir.generate("kernel", kernel, matrices, n_tokens, s)
             readings.append("product" if tensorir.is_product(kernel, matrices, n_tokens) else "loops")
             arrays = []

@@ -20,9 +20,7 @@ from mossnet_tg.errors import ArtifactError, DeviceError, UsageError
 from tests.conformance.suite import BIG, I32, KERNELS, Driver, N, Toy, Values, compute
 
 MODULES = [importlib.import_module(f"tests.conformance.{name}") for name in ("cpu", "cuda", "opencl", "vulkan")]
-ROWS: list[Driver] = [
-    importlib.import_module(f"tests.conformance.{name}").DRIVER for name in ("cpu", "cuda", "opencl", "vulkan")
-]
+ROWS: list[Driver] = [row for module in MODULES for row in getattr(module, "DRIVERS", (module.DRIVER,))]
 
 
 def rows(wanted: Callable[[Driver], object]) -> dict[str, Any]:
