@@ -141,6 +141,10 @@ def _nvrtc(place: str) -> Compiler | None:
         return None
     name = f"NVRTC {major.value}.{minor.value}"
     compile = functools.partial(_run_nvrtc, library, name)
+    try:  # one that is loaded may still lack its second library
+        compile('extern "C" __global__ void probe() {}', max(architectures), Kind.PTX)
+    except MossnetError:
+        return None
     return Compiler(name, frozenset(architectures), compile)
 
 
