@@ -218,9 +218,9 @@ def test_the_time_of_a_long_prompt_grows_with_its_length() -> None:
     t = Tokenizer.from_json(byte_level_json())
 
     def seconds(text: str) -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         assert len(t.encode(text)) > 1000
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     for line in ("a", TEXT.replace("\n", " ")):
         n = 100_000 // len(line)
