@@ -1,7 +1,7 @@
 """Whether an OpenCL model file keeps to what a device can do: every kernel, by the source that the file holds.
 
 Three tables of rules, for what the file says of a kernel, for its text, and for what a front end that is not ours makes
-of it (`opencl_ir.py`). A kernel that breaks a rule of one table is not looked at by the next.
+of it (`opencl_ir.py`). What that does not take, or what is no single kernel, is not looked into any further.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _show(value: Any) -> str:
     return ("; ".join(sorted(value)[:3]) or "none") + f" and {more} more" * (more > 0)
 
 
-# ---- The rules ----
+# ---- the rules
 
 _POINTER_BYTES = 8
 _SIZES = ("", 2, 4, 8, 16)
@@ -160,7 +160,7 @@ def _no_buffers(arguments: Sequence[str]) -> Set[str]:
     return {argument for argument in arguments if "addrspace(1)" not in argument}
 
 
-# ---- A file ----
+# ---- a file
 
 
 def kernels(moss: MossFile) -> list[Facts]:

@@ -1,8 +1,7 @@
 """OpenCL C as clang reads it: what it has to say about a kernel, and what LLVM's code for the kernel holds.
 
-The code is read twice: before anything is optimized, when each instruction is one of the source, and afterwards, for
-what is memory then. Of the first, addresses have 64 bits, so that positions and offsets that are computed in 64 bits
-show; of the second 32.
+The code is read twice. Before anything is optimized each instruction is one of the source; addresses have 64 bits then,
+so that it shows where the source computes positions or offsets in them. Optimized, it says which arrays are memory.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ FP16 = "cl_khr_fp16"
 # The versions that a driver may take our source for: libmossnet asks for the first.
 VERSIONS = ("CL1.2", "CL2.0", "CL3.0")
 
-_VERSIONS_OF_CLANG = range(30, 11, -1)
+_VERSIONS_OF_CLANG = range(30, 13, -1)
 
 
 def find_clang() -> str | None:
-    """The newest clang on this machine."""
+    """The clang of this machine: `clang`, or the newest of those with a version."""
     names = ("clang", *(f"clang-{version}" for version in _VERSIONS_OF_CLANG))
     return next(filter(None, map(shutil.which, names)), None)
 
@@ -68,13 +67,13 @@ def read(sources: Mapping[str, str], features: Set[str], clang: str) -> dict[str
     plain = _llvm(sources, features, clang, "spir64", "-O0")
     optimized = _llvm(sources, features, clang, "spir", "-O2", _private_accesses(features))
     bodies = {name: Body() for name in sources}
-    for function in _functions(plain):
-        _Plain(bodies[function.name]).read(function)
+    for name, function in _functions(plain).items():
+        _Plain(bodies[name]).read(function)
     for name, n_bytes in _local_arrays(plain):
         bodies[name].local_bytes += n_bytes
-    for function in _functions(optimized):
-        if function.name in bodies:
-            _read_optimized(bodies[function.name], function)
+    for name, function in _functions(optimized).items():
+        if name in bodies:
+            _read_optimized(bodies[name], function)
     return bodies
 
 
@@ -132,7 +131,6 @@ def _private_accesses(features: Set[str]) -> str:
 
 @dataclass(frozen=True)
 class _Function:
-    name: str
     arguments: tuple[str, ...]
     block: tuple[int, ...]
     lines: Sequence[str]
@@ -141,15 +139,20 @@ class _Function:
 _DEFINE = re.compile(r"define .*?@([\w.$]+)\((.*)\)[^()]*\{")
 _GROUP = re.compile(r"!reqd_work_group_size !(\d+)")
 _METADATA = re.compile(r"!(\d+) = !\{(.*)\}")
+_IMPLEMENTATION = "__clang_ocl_kern_imp_"  # of a kernel that only calls it: later clangs make two functions of one
 
 
-def _functions(lines: Sequence[str]) -> Iterator[_Function]:
+def _functions(lines: Sequence[str]) -> dict[str, _Function]:
+    """By name."""
     groups = {m[1]: tuple(map(int, re.findall(r"i32 (\d+)", m[2]))) for m in map(_METADATA.match, lines) if m}
-    for i, line in enumerate(lines):
-        if head := _DEFINE.match(line):
-            group = _GROUP.search(line)
-            body = list(itertools.takewhile(lambda text: text != "}", lines[i + 1 :]))
-            yield _Function(head[1], tuple(filter(None, head[2].split(", "))), groups[group[1]] if group else (), body)
+    found = {}
+    for i, head in ((i, m) for i, m in enumerate(map(_DEFINE.match, lines)) if m):
+        group = _GROUP.search(lines[i])
+        body = list(itertools.takewhile(lambda text: text != "}", lines[i + 1 :]))
+        arguments = tuple(filter(None, head[2].split(", ")))
+        found[head[1]] = _Function(arguments, groups[group[1]] if group else (), body)
+    implementations = {name.removeprefix(_IMPLEMENTATION): f for name, f in found.items() if _IMPLEMENTATION in name}
+    return {name: f for name, f in found.items() if _IMPLEMENTATION not in name} | implementations
 
 
 def _instructions(function: _Function) -> Iterator[str]:
