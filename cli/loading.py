@@ -81,7 +81,9 @@ def load_model(console: Console, wanted: Wanted, needs_text: bool = False) -> Lo
         )
     except ConsentError as e:
         hint = "add --allow-native if you trust who made the file"
-        raise UsageError(f"{wanted.path}: holds machine code, which would run with your rights", hint) from e
+        raise UsageError(
+            f"{wanted.path}: its code would run on this machine's processor, with your rights", hint
+        ) from e
     console.clear()
     how = "compiled before" if compiled else "compiled now" if n_steps else "from the cache"
     loaded = Loaded(model, time.perf_counter() - started, how)

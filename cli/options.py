@@ -84,7 +84,7 @@ def compile_options(chunk: int | None, context: int | None) -> CompileOptions:
 allow_native = click.option(
     "--allow-native",
     is_flag=True,
-    help="Run the machine code in a model.moss: it has your rights, so allow it for makers you trust.",
+    help="Run a model.moss on the processor: its code has your rights there, so allow it for makers you trust.",
 )
 
 as_json = click.option("--json", "as_json", is_flag=True, help="For programs: JSON instead of text.")

@@ -87,9 +87,10 @@ class Model:
         `target` is `cpu`, `adreno`, `opencl`, `vulkan`, `cuda` with options (see `mossnet-tg targets`), or
         `tinygrad:DEVICE`, which runs the uncompiled graph for debugging. `device` is `[DRIVER:]NAME`, a part of the
         GPU's name (`"pthread"`, `"opencl:pthread"`); without it the best one is taken. Without a target that of the
-        device's driver is taken, or `cpu`. `n_threads` 0 takes every CPU this process may use. A model.moss for the cpu
-        holds machine code that runs with the caller's rights: it needs `allow_native`. `progress` is told the steps of
-        a compilation. Raises MossnetError; DeviceError when the model is compiled and there is nothing to run it on.
+        device's driver is taken, or `cpu`. `n_threads` 0 takes every CPU this process may use. The code of a
+        model.moss runs with the caller's rights where it runs on the processor (target cpu, and GPU targets whose
+        device is one): it needs `allow_native`. `progress` is told the steps of a compilation. Raises
+        MossnetError; DeviceError when the model is compiled and there is nothing to run it on.
         """
         from mossnet_tg.weights.checkpoint import DEMO, Checkpoint, is_checkpoint
 

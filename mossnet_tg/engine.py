@@ -285,7 +285,7 @@ class _Handle:
 
 
 class CompiledModel(_Handle):
-    """A model.moss, loaded. `allow_native` is the caller's consent to run the file's machine code.
+    """A model.moss, loaded. `allow_native` is the caller's consent to run its code on the processor.
 
     On GPUs `device` is a part of the device's name, `cache_dir` keeps built programs, `timeout_s` (0: 30) is the
     longest run.

@@ -41,7 +41,7 @@ def wanted(what: str, driver: str, default: str, device: str) -> str:
 
 def is_processor(driver: str, name: str) -> bool:
     """Whether the device that `driver` would take is a CPU."""
-    found = [d for d in _listed(driver) if name.lower() in d["name"].lower()]
+    found = [d for d in _listed(driver) if name.lower() in _full_name(d)]
     return bool(found) and all(d.get("type") == "cpu" for d in found)
 
 
@@ -53,12 +53,17 @@ def explained(
     `name` is what was looked for, `device` what the user asked for; `remedy` is for a machine that has nothing at all.
     """
     reason = str(error).removeprefix(f"{file[:200]}: ")  # libmossnet names the file, cut to so much
-    there = [d["name"].lower() for d in _listed(driver)]
+    there = [_full_name(d) for d in _listed(driver)]
     if any(name.lower() in one for one in there):
         remedy = _FAILED
     elif there and split(device)[1]:
         remedy = _OTHERS
     return DeviceError(f"{what}: {reason}", remedy.format(file=file))
+
+
+def _full_name(device: dict[str, str]) -> str:
+    """What a part is looked for in: with OpenCL's platform, as libmossnet does."""
+    return f"{device.get('platform', '')} / {device['name']}".lower()
 
 
 def _listed(driver: str) -> list[dict[str, str]]:

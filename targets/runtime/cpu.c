@@ -1,4 +1,5 @@
 /* The cpu driver: CODE is native code that is mapped and called, weights are the mapped file. */
+#include "consent.h"
 #include "cpu_call.h"
 #include "cpu_features.h"
 #include "driver.h"
@@ -93,12 +94,8 @@ static mossnet_status cpu_devices(mn_text *out, mossnet_error *error) {
 static mossnet_status cpu_open(const mn_source *source, mn_device **out, mossnet_error *error) {
     const mn_file *file = source->file;
     *out = NULL;
-    if (!(source->options->flags & MOSSNET_ALLOW_NATIVE))
-        return mn_fail(
-            error, MOSSNET_CONSENT,
-            "the model holds native code, which would run with your rights: load it with MOSSNET_ALLOW_NATIVE "
-            "if you trust who made the file");
-    mossnet_status status = check_machine(file, error);
+    mossnet_status status = mn_consent(source->options->flags, mossnet_cpu_arch(), error);
+    if (!status) status = check_machine(file, error);
     if (status) return status;
     mn_device *device = calloc(1, sizeof *device);
     if (!device) return mn_fail(error, MOSSNET_MEMORY, "no memory for a device");

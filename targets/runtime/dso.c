@@ -13,7 +13,8 @@ mossnet_status mn_dso_open(const char *variable, const char *const *names, void 
         size_t used = strlen(tried);
         if (used + strlen(*name) + 3 < sizeof tried) strcat(strcat(tried, used ? ", " : ""), *name);
     }
-    /* Of a library that was asked for by name, dlerror says what is wrong with it. */
+    /* Of a library that was asked for by name, dlerror says what is wrong with it, and begins with the name. */
     const char *reason = named && *named ? dlerror() : NULL;
-    return mn_fail(error, MOSSNET_DEVICE, "%s%s%.200s", tried, reason ? ": " : " not found", reason ? reason : "");
+    if (reason) return mn_fail(error, MOSSNET_DEVICE, "%.300s", reason);
+    return mn_fail(error, MOSSNET_DEVICE, "%s not found", tried);
 }

@@ -45,7 +45,7 @@ typedef enum mossnet_status {
     MOSSNET_IO = 3,          /* the file could not be opened or mapped */
     MOSSNET_FORMAT = 4,      /* the file is no valid model */
     MOSSNET_UNSUPPORTED = 5, /* the model is valid, but not for this machine or this build of the library */
-    MOSSNET_CONSENT = 6,     /* the model holds native code and MOSSNET_ALLOW_NATIVE was not given */
+    MOSSNET_CONSENT = 6,     /* the code would run on the processor and MOSSNET_ALLOW_NATIVE was not given */
     MOSSNET_STATE = 7,       /* a saved state does not fit this model or is damaged */
     MOSSNET_CONTEXT = 8,     /* the tokens do not fit into max_context any more */
     MOSSNET_DEVICE = 9       /* there is no such device, or it failed */
@@ -69,7 +69,8 @@ MOSSNET_API const char *mossnet_status_name(mossnet_status status);
 
 /* ---- Model ---- */
 
-/* Flag: the caller trusts the file's native code as it trusts a program. */
+/* Flag: the caller trusts the file's code as it trusts a program. Without it a model runs on GPUs only: the code of any
+ * other runs in this process, also through a GPU's driver where that computes on the processor. */
 #define MOSSNET_ALLOW_NATIVE 1u
 
 /* Start from zeros: what is 0 or NULL takes the default. */

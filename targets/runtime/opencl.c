@@ -1,5 +1,6 @@
 /* The opencl driver: CODE is OpenCL C, one source for each kernel. */
 #include "clock.h"
+#include "consent.h"
 #include "opencl_queue.h"
 
 #include <stdlib.h>
@@ -29,10 +30,12 @@ static mossnet_status opencl_devices(mn_text *out, mossnet_error *error) {
     mossnet_status status = mn_cl_load(&cl, error);
     if (!status) status = mn_cl_devices_list(&cl, &devices, error);
     if (status) return status;
-    for (uint32_t i = 0; i < devices.n; i++)
-        mn_cl_device_describe(&devices.device[i], out);
+    uint32_t any;
+    status = mn_cl_devices_choose(&devices, NULL, &any, error);
+    for (uint32_t i = 0; !status && i < devices.n; i++)
+        if (devices.device[i].usable) mn_cl_device_describe(&devices.device[i], out);
     mn_cl_devices_free(&devices);
-    return mn_ok(error);
+    return status ? status : mn_ok(error);
 }
 
 static void opencl_describe(const mn_device *device, mn_text *out) {
@@ -42,6 +45,12 @@ static void opencl_describe(const mn_device *device, mn_text *out) {
     mn_text_add(out, "build_s=%.3f\nn_built=%u\nn_cached=%u\nupload_s=%.3f\n", device->build_s, device->n_built,
                 device->n_cached, device->upload_s);
     pthread_mutex_unlock(lock);
+}
+
+/* For a processor, drivers make machine code that runs in this process; OpenCL C has pointers to all of its memory. */
+static mossnet_status check_consent(const mn_device *device, const mossnet_options *options, mossnet_error *error) {
+    if (device->info->type != MN_CL_DEVICE_TYPE_CPU) return MOSSNET_OK;
+    return mn_consent(options->flags, device->info->name, error);
 }
 
 static mossnet_status choose_device(mn_device *device, const mossnet_options *options, mossnet_error *error) {
@@ -129,6 +138,7 @@ static void map_weights(mn_device *device, const mn_source *source) {
 static mossnet_status open_device(mn_device *device, const mn_source *source, mossnet_error *error) {
     mn_cl_shared *shared = NULL;
     mossnet_status status = choose_device(device, source->options, error);
+    if (!status) status = check_consent(device, source->options, error);
     if (!status) status = mn_cl_device_check(device->info, device->file, error);
     if (!status) status = plan_memory(device, error);
     if (status) return status;

@@ -167,8 +167,8 @@ static const char *type_name(mn_cl_bits type) {
 }
 
 void mn_cl_device_describe(const mn_cl_device *device, mn_text *out) {
-    mn_text_add(out, "name=%s\ntype=%s\nvendor=%s\ndriver=%s\napi=%s\n", device->name, type_name(device->type),
-                device->vendor, device->driver, device->version);
+    mn_text_add(out, "name=%s\nplatform=%s\ntype=%s\nvendor=%s\ndriver=%s\napi=%s\n", device->name,
+                device->platform_name, type_name(device->type), device->vendor, device->driver, device->version);
     mn_text_add(out, "memory_bytes=%llu\nmax_buffer_bytes=%llu\nlocal_bytes=%llu\nmax_block=%zu\nfeatures=",
                 (unsigned long long)device->memory_bytes, (unsigned long long)device->max_buffer_bytes,
                 (unsigned long long)device->local_bytes, device->max_block);

@@ -128,6 +128,7 @@ static mossnet_status vulkan_open(const mn_source *source, mn_device **out, moss
     device->recipe.features = strdup(features);
     device->recipe.cache_dir = strdup(options->cache_dir ? options->cache_dir : "");
     device->recipe.timeout_ms = options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
+    device->recipe.flags = options->flags;
     device->recipe.weights = mn_vk_map_weights(source);
     mossnet_status status = device->recipe.name && device->recipe.features && device->recipe.cache_dir
                                 ? open_context(device, error)

@@ -1,6 +1,7 @@
 #include "vulkan_context.h"
 
 #include "clock.h"
+#include "consent.h"
 #include "vulkan_lane.h"
 
 #include <stdatomic.h>
@@ -59,6 +60,12 @@ static mossnet_status check_step(const mn_vk_facts *facts, const mn_file *file, 
                            label, a);
     }
     return MOSSNET_OK;
+}
+
+/* What plays a device makes machine code that runs in this process; a position in a buffer may be any number. */
+static mossnet_status check_consent(const mn_vk_facts *facts, uint32_t flags, mossnet_error *error) {
+    if (facts->properties.deviceType != VK_PHYSICAL_DEVICE_TYPE_CPU) return MOSSNET_OK;
+    return mn_consent(flags, facts->properties.deviceName, error);
 }
 
 static mossnet_status check_limits(const mn_vk_facts *facts, const mn_file *file, mossnet_error *error) {
@@ -188,6 +195,7 @@ void mn_vk_context_release(mn_vk_context *c) {
 static mossnet_status fill(const mn_vk_recipe *recipe, mn_vk_context *c, mossnet_error *error) {
     const mn_file *file = recipe->file;
     mossnet_status status = mn_vk_open(&c->vk, recipe->name, recipe->features, error);
+    if (!status) status = check_consent(&c->vk.facts, recipe->flags, error);
     if (!status) status = check_limits(&c->vk.facts, file, error);
     for (uint32_t region = MN_WEIGHTS; !status && region < MN_REGIONS; region++)
         status = mn_pieces_cut(file, region, c->vk.facts.max_piece_bytes, &c->pieces[region], error);

@@ -25,7 +25,7 @@ typedef struct mn_vk_recipe {
     const mn_file *file;
     const unsigned char *data;
     char *name, *features, *cache_dir;
-    uint32_t timeout_ms;
+    uint32_t timeout_ms, flags; /* of mossnet_options */
     mn_vk_mapping *weights;
 } mn_vk_recipe;
 

@@ -65,7 +65,7 @@ def test_where_the_time_goes(run: Run, moss: Path) -> None:
 
 
 def test_a_gpu(run: Run, gpu: Row, gpu_device: dict[str, str], gpu_moss: Path) -> None:
-    args = ("bench", gpu_moss, "--device", gpu.device, "-p", "8", "-n", "4", "-r", "2")
+    args = ("bench", gpu_moss, "--allow-native", "--device", gpu.device, "-p", "8", "-n", "4", "-r", "2")
     found = run(*args, "-t", "3")
     assert found.exit_code == 0, found.stderr
     assert found.stderr == "warning: --threads is for the processor; a GPU takes what it needs\n"

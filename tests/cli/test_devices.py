@@ -70,12 +70,12 @@ def test_a_gpu_says_the_same(run: Run, tiny: Path, gpu: Row, text: str) -> None:
 def test_a_model_file_for_a_gpu(run: Run, gpu: Row, gpu_moss: Path, text: str) -> None:
     """It holds no native code, so nothing is to be allowed."""
     for args in ((), ("--device", gpu.device), ("--device", f"{gpu.name}:{gpu.device}")):
-        assert run("generate", "-m", gpu_moss, PROMPT, "-n", "8", *args).stdout == text
+        assert run("generate", "-m", gpu_moss, "--allow-native", PROMPT, "-n", "8", *args).stdout == text
     other = {"opencl": "vulkan", "vulkan": "opencl"}[gpu.name]
-    found = run("generate", "-m", gpu_moss, PROMPT, "--device", f"{other}:arc")
+    found = run("generate", "-m", gpu_moss, "--allow-native", PROMPT, "--device", f"{other}:arc")
     assert (found.exit_code, found.stdout) == (2, "")
     assert f"model.moss: runs through {gpu.name}, --device '{other}:arc' names a device of {other}" in found.stderr
-    nobody = run("generate", "-m", gpu_moss, PROMPT, "--device", "GeForce 256")
+    nobody = run("generate", "-m", gpu_moss, "--allow-native", PROMPT, "--device", "GeForce 256")
     assert (nobody.exit_code, nobody.stdout) == (3, "")
     assert nobody.stderr.startswith(f"error: {gpu_moss}: no ") and "GeForce 256" in nobody.stderr
     assert f"hint: name one of these, or copy {gpu_moss} to a machine that has the device" in nobody.stderr
@@ -100,7 +100,7 @@ def test_an_adreno_is_looked_for_and_others_are_taken_when_named(run: Run, tiny:
     assert other.exit_code == 0 and other.stdout
     assert other.stderr == f"note: {names[0]} is no Adreno, for which the model was compiled\n"
     for args, code in (((), 3), (("--device", names[0]), 0)):
-        again = run("generate", "-m", file, PROMPT, "-n", "4", *args)
+        again = run("generate", "-m", file, "--allow-native", PROMPT, "-n", "4", *args)
         assert (again.exit_code, again.stdout) == (code, other.stdout if not code else ""), again.stderr
 
 
@@ -178,7 +178,7 @@ def test_cuda_without_a_compiler(run: Run, tiny: Path, tmp_path: Path, monkeypat
 
 
 def test_stats_of_a_gpu(run: Run, gpu: Row, gpu_device: dict[str, str], gpu_moss: Path) -> None:
-    name, args = gpu_device["name"], ("generate", "-m", gpu_moss, "--device", gpu.device, PROMPT)
+    name, args = gpu_device["name"], ("generate", "-m", gpu_moss, "--allow-native", "--device", gpu.device, PROMPT)
     found = run(*args, "-n", "4", "--stats", "-t", "2")
     warning, *lines = found.stderr.splitlines()
     assert warning == "warning: --threads is for the processor; a GPU takes what it needs"

@@ -146,7 +146,7 @@ def test_verbosity_says_what_was_loaded(generate: Run) -> None:
 def test_a_model_file_needs_consent(run: Run, moss: Path) -> None:
     found = run("generate", "-m", moss, PROMPT)
     assert (found.exit_code, found.stdout) == (2, "")
-    assert "holds machine code" in found.stderr and "--allow-native" in found.stderr
+    assert "processor, with your rights" in found.stderr and "--allow-native" in found.stderr
 
 
 @pytest.mark.parametrize("args", [("--chunk", "16"), ("--context", "64"), ("--target", "cpu")])

@@ -165,7 +165,7 @@ def run(tmp_path):
     def call(generated: Generated, *arrays: Array) -> list[Array]:
         path = tmp_path / "kernel.moss"
         moss_file.write(path, one_kernel(generated, spirv(generated)), [])
-        with CompiledModel(path) as model, model.session() as session:
+        with CompiledModel(path, allow_native=True) as model, model.session() as session:
             for i, (array, param) in enumerate(zip(arrays, generated.params, strict=True)):
                 assert (array.size, array.nbytes) == (param.n, n_bytes(param)), param.name
                 session.write(i, np.ascontiguousarray(array))

@@ -83,6 +83,7 @@ def chain(driver: Driver, length: int = 50) -> Toy:
 def test_devices_are_described(driver, tmp_path):
     keys = ["name"]
     if driver.gpu:
+        keys += ["platform"] * (driver.name == "opencl")
         keys += ["type", "vendor", "driver", "api", "memory_bytes", "max_buffer_bytes", "local_bytes", "max_block"]
         keys.append("features")
     there = Library.default().devices(driver.name)
@@ -110,6 +111,18 @@ def test_a_device_is_chosen_by_a_part_of_its_name(gpu, tmp_path):
     with pytest.raises(DeviceError, match="abacus") as error:
         chain(gpu).load(tmp_path / "b.moss", device="abacus")
     assert name[:40] in str(error.value), "what is there is listed"
+
+
+def test_code_on_the_processor_needs_consent(driver, tmp_path):
+    path = chain(driver).save(tmp_path / "a.moss")
+    with CompiledModel(path, allow_native=True) as model:
+        on_processor = model.device.get("type", "cpu") == "cpu"
+    if not on_processor:
+        CompiledModel(path).close()
+        return
+    with pytest.raises(UsageError, match="with your rights") as error:
+        CompiledModel(path)
+    assert error.value.hint
 
 
 def test_features_that_are_missing_are_named(driver, tmp_path):

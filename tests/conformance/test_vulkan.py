@@ -76,7 +76,7 @@ def test_no_library(monkeypatch, tmp_path, library, match):
     with pytest.raises(DeviceError, match=match):
         Library.default().devices("vulkan")
     with pytest.raises(DeviceError, match=match):
-        CompiledModel(sum_plan().write(tmp_path / "sum.moss"))
+        CompiledModel(sum_plan().write(tmp_path / "sum.moss"), allow_native=True)
 
 
 def test_no_driver(monkeypatch, tmp_path):
@@ -90,7 +90,7 @@ def test_no_driver(monkeypatch, tmp_path):
 
 def test_description(tmp_path):
     (listed,) = Library.default().devices("vulkan")
-    with CompiledModel(sum_plan().write(tmp_path / "sum.moss")) as model:
+    with CompiledModel(sum_plan().write(tmp_path / "sum.moss"), allow_native=True) as model:
         device = model.device
     assert {key: device[key] for key in listed} == listed
     assert set(device) - set(listed) == {"build_s", "n_built", "n_cached", "upload_s"}
@@ -127,14 +127,14 @@ KINDS = (
 )
 def test_choice(fake_vulkan, tmp_path, n, wanted, expected):
     fake_vulkan("devices=" + ",".join(KINDS[:n]))
-    with CompiledModel(sum_plan().write(tmp_path / "sum.moss"), device=wanted) as model:
+    with CompiledModel(sum_plan().write(tmp_path / "sum.moss"), allow_native=True, device=wanted) as model:
         assert model.device["name"] == expected
 
 
 def test_unknown_name(fake_vulkan, tmp_path):
     fake_vulkan("devices=" + ",".join(KINDS))
     with pytest.raises(DeviceError, match="no Vulkan device is called seven; there are: Slow One, Odd Two, Cloud Thr"):
-        CompiledModel(sum_plan().write(tmp_path / "sum.moss"), device="seven")
+        CompiledModel(sum_plan().write(tmp_path / "sum.moss"), allow_native=True, device="seven")
     types = [device["type"] for device in Library.default().devices("vulkan")]
     assert types == ["cpu", "accelerator", "gpu", "gpu", "gpu", "gpu"]
 
@@ -207,7 +207,7 @@ def test_features(fake_vulkan, tmp_path, needs, api):
     fake_vulkan(*filter(None, [api]))
     *_, dtype, expected = FEATURES[needs]
     plan, x = feature_plan(needs, needs), (np.arange(256) % 11).astype(dtype)
-    with CompiledModel(plan.write(tmp_path / "k.moss")) as model, model.session() as session:
+    with CompiledModel(plan.write(tmp_path / "k.moss"), allow_native=True) as model, model.session() as session:
         plan.put(session, "x", x)
         session.decode(0)
         assert np.array_equal(plan.get(session, "x", dtype), expected(x))
@@ -217,14 +217,14 @@ def test_features(fake_vulkan, tmp_path, needs, api):
 def test_features_that_are_not_there(fake_vulkan, tmp_path, needs):
     fake_vulkan("features=0")
     with pytest.raises(ArtifactError, match=f"does not have: {needs.replace(',', ', ')}$"):
-        CompiledModel(feature_plan(needs, needs).write(tmp_path / "k.moss"))
+        CompiledModel(feature_plan(needs, needs).write(tmp_path / "k.moss"), allow_native=True)
 
 
 def test_features_through_extensions(fake_vulkan, tmp_path):
     fake_vulkan("api=1", "hide=VK_KHR_shader_float16_int8,VK_KHR_8bit_storage")
     features = "shaderFloat16,nonsense,,storageBuffer16BitAccess,shaderInt8,storageBuffer8BitAccess"
     with pytest.raises(ArtifactError, match=r"not have: shaderFloat16, nonsense, shaderInt8, storageBuffer8BitAccess$"):
-        CompiledModel(sum_plan(features=features).write(tmp_path / "sum.moss"))
+        CompiledModel(sum_plan(features=features).write(tmp_path / "sum.moss"), allow_native=True)
     check_works(tmp_path / "sum.moss")
 
 
@@ -232,7 +232,7 @@ def test_features_through_extensions(fake_vulkan, tmp_path):
 def test_modules_need_what_meta_names(tmp_path, needs):
     first, *rest = needs.split(",")
     with pytest.raises(ArtifactError, match=f"kernel k: .*META `features` does not name {first}"):
-        CompiledModel(feature_plan(needs, ",".join(rest)).write(tmp_path / "k.moss"))
+        CompiledModel(feature_plan(needs, ",".join(rest)).write(tmp_path / "k.moss"), allow_native=True)
 
 
 def test_meta_without_features(tmp_path):
@@ -240,7 +240,7 @@ def test_meta_without_features(tmp_path):
     meta = {"driver": "vulkan"}
     plan.file = type(plan.file)(**{**vars(plan.file), "meta": meta})
     with pytest.raises(ArtifactError, match="`features`"):
-        CompiledModel(plan.write(tmp_path / "sum.moss"))
+        CompiledModel(plan.write(tmp_path / "sum.moss"), allow_native=True)
 
 
 # ---- limits
@@ -263,7 +263,7 @@ def test_limits(fake_vulkan, tmp_path, limit, match):
     plan = sum_plan()
     fake_vulkan(f"limit:{limit}")
     with pytest.raises(ArtifactError, match=match):
-        CompiledModel(plan.write(tmp_path / "sum.moss"))
+        CompiledModel(plan.write(tmp_path / "sum.moss"), allow_native=True)
     fake_vulkan(f"limit:{name}={int(value) + (4 if name == 'max_range' else 128 if name == 'dim' else 1)}")
     check_works(tmp_path / "sum.moss")
 
@@ -273,25 +273,25 @@ def test_a_buffer_larger_than_an_allocation(fake_vulkan, tmp_path):
     codes, steps = {"scale": toy("scale")}, [("scale", "sum")]
     fake_vulkan("limit:max_allocation=65536")
     with pytest.raises(ArtifactError, match="buffer large has 70000 bytes, the device allows at most 65536"):
-        CompiledModel(Plan(codes, large, steps).write(tmp_path / "large.moss"))
+        CompiledModel(Plan(codes, large, steps).write(tmp_path / "large.moss"), allow_native=True)
 
 
 def test_drivers_may_round_a_buffer_up(fake_vulkan, tmp_path):
     plan = Plan({"scale": toy("scale")}, {"x": (Region.STATE, 0, 65796)}, [("scale", "x")])
     fake_vulkan("limit:max_allocation=65800")
     with pytest.raises(ArtifactError, match="buffer x has 65796 bytes, the device allows at most 65536"):
-        CompiledModel(plan.write(tmp_path / "x.moss"))
+        CompiledModel(plan.write(tmp_path / "x.moss"), allow_native=True)
 
 
 def test_a_buffer_without_bytes(tmp_path):
     plan = Plan({"scale": toy("scale")}, {"x": (Region.STATE, 0, 0)}, [("scale", "x")])
     with pytest.raises(ArtifactError, match="step scale: argument 0 has no bytes"):
-        CompiledModel(plan.write(tmp_path / "x.moss"))
+        CompiledModel(plan.write(tmp_path / "x.moss"), allow_native=True)
 
 
 def test_bandwidth_of_too_much(fake_vulkan, tmp_path):
     fake_vulkan("limit:max_allocation=1048576")
-    with CompiledModel(sum_plan().write(tmp_path / "sum.moss")) as model:
+    with CompiledModel(sum_plan().write(tmp_path / "sum.moss"), allow_native=True) as model:
         assert model.bandwidth(1 << 20, 2) > 0
         with pytest.raises(UsageError, match=r"1048577 bytes, .* at most 1048576"):
             model.bandwidth((1 << 20) + 1, 2)
@@ -353,7 +353,7 @@ def test_damaged_modules(tmp_path, case):
     module, match = damaged()[case]
     codes = {"add": Module(module, (READ, READ, WRITTEN))}
     with pytest.raises(ArtifactError, match=f"kernel add: .*{match}"):
-        CompiledModel(Plan(codes, SUM, [("add", "a", "b", "sum")]).write(tmp_path / "add.moss"))
+        CompiledModel(Plan(codes, SUM, [("add", "a", "b", "sum")]).write(tmp_path / "add.moss"), allow_native=True)
 
 
 def test_modules_stand_at_words(tmp_path):
@@ -361,7 +361,7 @@ def test_modules_stand_at_words(tmp_path):
     kernels = [type(k)(**{**vars(k), "code_offset": k.code_offset + 2}) for k in plan.file.kernels]
     plan.file = type(plan.file)(**{**vars(plan.file), "kernels": kernels, "code": b"\0\0" + plan.file.code})
     with pytest.raises(ArtifactError, match=r"kernel add: .* at 2 are no SPIR-V module"):
-        CompiledModel(plan.write(tmp_path / "sum.moss"))
+        CompiledModel(plan.write(tmp_path / "sum.moss"), allow_native=True)
 
 
 # ---- the cache
@@ -372,7 +372,7 @@ def test_a_cache_of_another_device(tmp_path):
     counts = []
 
     def load() -> None:
-        with CompiledModel(path, cache_dir=folder) as model:
+        with CompiledModel(path, allow_native=True, cache_dir=folder) as model:
             counts.append((model.device["n_built"], model.device["n_cached"]))
 
     load()
@@ -400,7 +400,7 @@ UNNEEDED = ("GetMemoryHostPointerPropertiesEXT", "GetPipelineCacheData", "WaitFo
 
 def use_everything(path: Path, cache_dir: Path) -> None:
     plan = sum_plan()
-    with CompiledModel(plan.write(path), cache_dir=cache_dir) as model, model.session() as session:
+    with CompiledModel(plan.write(path), allow_native=True, cache_dir=cache_dir) as model, model.session() as session:
         check_sum(plan, session)
         session.profile(0, 1)
         session.save()

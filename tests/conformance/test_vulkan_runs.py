@@ -78,7 +78,7 @@ def test_memory(fake_vulkan, tmp_path, kind):
         tmp_path / "large.moss", [(b.offset, w) for b, w in zip(plan.file.buffers, weights, strict=False)]
     )
     fake_vulkan(*KINDS[kind])
-    with CompiledModel(path) as model, model.session() as session:
+    with CompiledModel(path, allow_native=True) as model, model.session() as session:
         assert ("EI" in fake_vulkan.calls()) == ("imported" in kind)
         for name in ("x", "y", "found0", "logits"):
             assert not plan.get(session, name).any()
@@ -115,7 +115,7 @@ def test_many_writes_before_a_run(fake_vulkan, tmp_path, kind):
     fake_vulkan(*KINDS[kind])
     buffers = {"x": (Region.STATE, 0, 9 * MIB), "y": (Region.STATE, 9 * MIB, 3000)}
     plan = Plan({"scale": toy("scale")}, buffers, [("scale", "x")])
-    with CompiledModel(plan.write(tmp_path / "x.moss")) as model, model.session() as session:
+    with CompiledModel(plan.write(tmp_path / "x.moss"), allow_native=True) as model, model.session() as session:
         for n in range(8):
             whole = np.arange(9 * MIB // 4, dtype=np.float32) % 1000 + n
             plan.put(session, "x", whole)
@@ -140,7 +140,7 @@ def test_weights_become_the_devices_in_whole_pages(fake_vulkan, tmp_path, alignm
     plan = Plan({"add": toy("add")}, buffers, [("add", "w", "b", "sum")])
     path = plan.write(tmp_path / "w.moss", [(0, weights)])
     fake_vulkan(f"limit:import_alignment={alignment}")
-    with CompiledModel(path) as model, model.session() as session:
+    with CompiledModel(path, allow_native=True) as model, model.session() as session:
         assert ("EI" in fake_vulkan.calls()) == imported
         session.decode(0)
         assert np.array_equal(plan.get(session, "sum"), weights[:256])
@@ -182,7 +182,7 @@ def test_barriers(fake_vulkan, tmp_path, seed):
 
     plan = Plan(codes, buffers, [step(rng.choice(list(codes))) for _ in range(30)])
     fake_vulkan()
-    with CompiledModel(plan.write(tmp_path / "b.moss")) as model:
+    with CompiledModel(plan.write(tmp_path / "b.moss"), allow_native=True) as model:
         fake_vulkan.calls()
         with model.session():
             assert fake_vulkan.calls() == expected_calls(plan)
@@ -193,7 +193,7 @@ def test_steps_that_only_read_the_same_run_at_once(fake_vulkan, tmp_path):
     steps = [("add", "a", "b", "sum"), ("add", "b", "a", "sum2"), ("scale", "sum"), ("scale", "sum2"), ("scale", "a")]
     plan = Plan({name: toy(name) for name in ("add", "scale")}, buffers, steps)
     fake_vulkan()
-    with CompiledModel(plan.write(tmp_path / "b.moss")) as model:
+    with CompiledModel(plan.write(tmp_path / "b.moss"), allow_native=True) as model:
         fake_vulkan.calls()
         with model.session() as session:
             assert fake_vulkan.calls() == "BDDBDDDB"
@@ -211,7 +211,7 @@ def test_steps_that_only_read_the_same_run_at_once(fake_vulkan, tmp_path):
 def test_on_a_card_a_token_is_one_submission(fake_vulkan, tmp_path):
     plan = sum_plan()
     fake_vulkan("memory=card")
-    with CompiledModel(plan.write(tmp_path / "sum.moss")) as model, model.session() as session:
+    with CompiledModel(plan.write(tmp_path / "sum.moss"), allow_native=True) as model, model.session() as session:
         check_sum(plan, session)
         fake_vulkan.calls()
         session.decode(0)
@@ -225,7 +225,7 @@ def test_times(fake_vulkan, tmp_path):
     plan = sum_plan()
     for options, calls in (([], "BWDWBDWBDWBS"), (["timestamps=0"], "BDBS" * 3)):
         fake_vulkan(*options)
-        with CompiledModel(plan.write(tmp_path / "sum.moss")) as model, model.session() as session:
+        with CompiledModel(plan.write(tmp_path / "sum.moss"), allow_native=True) as model, model.session() as session:
             fake_vulkan.calls()
             seconds = session.profile(DECODE, 2)
             assert (seconds > 0).all() and seconds.sum() < 5
@@ -255,7 +255,7 @@ def expect_lost(session, plan) -> None:
 def test_a_lost_device(fake_vulkan, tmp_path, memory):
     plan = sum_plan()
     fake_vulkan(f"memory={memory}")
-    model = CompiledModel(plan.write(tmp_path / "sum.moss"))
+    model = CompiledModel(plan.write(tmp_path / "sum.moss"), allow_native=True)
     first, second = model.session(), model.session()
     check_sum(plan, first)
     fake_vulkan(f"memory={memory}", "lose=1")
@@ -278,7 +278,7 @@ def test_a_lost_device(fake_vulkan, tmp_path, memory):
 def test_a_device_lost_while_it_is_opened_again(fake_vulkan, tmp_path):
     plan = sum_plan()
     fake_vulkan("memory=card")
-    with CompiledModel(plan.write(tmp_path / "sum.moss")) as model:
+    with CompiledModel(plan.write(tmp_path / "sum.moss"), allow_native=True) as model:
         fake_vulkan("memory=card", "lose=1")
         with pytest.raises(DeviceError, match="was lost"):
             model.session()
@@ -297,7 +297,7 @@ def test_a_run_that_never_ends(fake_vulkan, tmp_path):
     """What it uses is left alone for ever; nothing waits for it twice."""
     plan = sum_plan()
     fake_vulkan()
-    model = CompiledModel(plan.write(tmp_path / "sum.moss"), timeout_s=0.2)
+    model = CompiledModel(plan.write(tmp_path / "sum.moss"), allow_native=True, timeout_s=0.2)
     first, second, third = (model.session() for _ in range(3))
     fake_vulkan("hang=1")
     start = time.monotonic()
@@ -329,7 +329,7 @@ def test_a_run_that_ends_after_all(fake_vulkan, tmp_path):
     """Then everything is freed, and before the weights need room again."""
     plan = slow_plan()
     fake_vulkan()
-    model = CompiledModel(plan.write(tmp_path / "slow.moss"), timeout_s=0.1)
+    model = CompiledModel(plan.write(tmp_path / "slow.moss"), allow_native=True, timeout_s=0.1)
     session = model.session()
     plan.put(session, "count", np.array([6 << 20], np.int32))
     with pytest.raises(DeviceError, match="did not finish"):
@@ -357,14 +357,17 @@ def test_a_device_that_hangs_when_it_is_opened(fake_vulkan, tmp_path):
     path = plan.write(tmp_path / "w.moss", weights)
     fake_vulkan("memory=card", "hang=1")
     with pytest.raises(DeviceError, match="did not finish a run within 100 ms"):
-        CompiledModel(path, timeout_s=0.1)
+        CompiledModel(path, allow_native=True, timeout_s=0.1)
     assert "X" not in fake_vulkan.calls()
 
 
 def test_a_device_that_hangs_when_it_is_measured(fake_vulkan, tmp_path):
     plan = sum_plan()
     fake_vulkan()
-    with CompiledModel(plan.write(tmp_path / "sum.moss"), timeout_s=0.1) as model, model.session() as session:
+    with (
+        CompiledModel(plan.write(tmp_path / "sum.moss"), allow_native=True, timeout_s=0.1) as model,
+        model.session() as session,
+    ):
         fake_vulkan("hang=2")
         with pytest.raises(DeviceError, match="did not finish a run within 100 ms"):
             model.bandwidth(1 << 20, 3)
@@ -387,11 +390,11 @@ def test_waiting_for_others_is_no_time_out(tmp_path):
         session.decode(0)
         return time.monotonic() - start
 
-    with CompiledModel(path) as model, model.session() as session:
+    with CompiledModel(path, allow_native=True) as model, model.session() as session:
         seconds(session)
         once = seconds(session)
     errors = []
-    with CompiledModel(path, timeout_s=5 * once) as model:
+    with CompiledModel(path, allow_native=True, timeout_s=5 * once) as model:
         sessions = [model.session() for _ in range(9)]
 
         def run(session) -> None:

@@ -68,7 +68,7 @@ def test_silence(tmp_path):
 
 PROGRAM = (
     "import sys; from mossnet_tg.engine import CompiledModel\n"
-    "with CompiledModel(sys.argv[1]) as model, model.session() as session: session.decode(0)"
+    "with CompiledModel(sys.argv[1], allow_native=True) as model, model.session() as session: session.decode(0)"
 )
 BUFFERS = {"x": (Region.STATE, 0, ROW), "y": (Region.STATE, ROW, ROW), "z": (Region.STATE, 2 * ROW, ROW)}
 PUSH = "layout(push_constant) uniform Push { float value; };"

@@ -139,5 +139,5 @@ def check_sum(plan: Plan, session: Session) -> None:
 def check_works(path: Path, **options: Any) -> None:
     """A device works, from the start."""
     plan = sum_plan()
-    with CompiledModel(plan.write(path), **options) as model, model.session() as session:
+    with CompiledModel(plan.write(path), allow_native=True, **options) as model, model.session() as session:
         check_sum(plan, session)

@@ -324,7 +324,7 @@ def test_closing(load):
 
 def test_consent(tmp_path):
     path = write_toy(tmp_path / "toy.moss", toy())
-    with pytest.raises(UsageError, match="native code") as error:
+    with pytest.raises(UsageError, match="with your rights") as error:
         CompiledModel(path)
     assert error.value.hint
 
