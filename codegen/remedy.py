@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mossnet_tg.codegen.cache import cache_folder
 from mossnet_tg.errors import MossnetError
+from mossnet_tg.targets import devices
 from mossnet_tg.targets.table import KERNEL_CLASSES, GpuTarget, Target
 
 _TYPES = ("gpu", "accelerator", "cpu")  # as the drivers prefer them
@@ -63,11 +64,4 @@ def _path(driver: str, device: Mapping[str, str]) -> Path:
 
 def _chosen(driver: str, device: str) -> dict[str, str] | None:
     """The device that the driver would take."""
-    from mossnet_tg.engine import Library
-
-    try:
-        found = Library.default().devices(driver)
-    except MossnetError:
-        return None
-    found = [d for d in found if device.lower() in d["name"].lower()]
-    return min(found, key=lambda d: _TYPES.index(d["type"]), default=None)
+    return min(devices.named(driver, device), key=lambda d: _TYPES.index(d["type"]), default=None)

@@ -41,7 +41,7 @@ def wanted(what: str, driver: str, default: str, device: str) -> str:
 
 def is_processor(driver: str, name: str) -> bool:
     """Whether the device that `driver` would take is a CPU."""
-    found = [d for d in _listed(driver) if name.lower() in _full_name(d)]
+    found = named(driver, name)
     return bool(found) and all(d.get("type") == "cpu" for d in found)
 
 
@@ -53,23 +53,19 @@ def explained(
     `name` is what was looked for, `device` what the user asked for; `remedy` is for a machine that has nothing at all.
     """
     reason = str(error).removeprefix(f"{file[:200]}: ")  # libmossnet names the file, cut to so much
-    there = [_full_name(d) for d in _listed(driver)]
-    if any(name.lower() in one for one in there):
+    if named(driver, name):
         remedy = _FAILED
-    elif there and split(device)[1]:
+    elif named(driver, "") and split(device)[1]:
         remedy = _OTHERS
     return DeviceError(f"{what}: {reason}", remedy.format(file=file))
 
 
-def _full_name(device: dict[str, str]) -> str:
-    """What a part is looked for in: with OpenCL's platform, as libmossnet does."""
-    return f"{device.get('platform', '')} / {device['name']}".lower()
-
-
-def _listed(driver: str) -> list[dict[str, str]]:
+def named(driver: str, name: str) -> list[dict[str, str]]:
+    """The machine's devices of `driver` whose name holds `name`, as libmossnet reads it: OpenCL's platforms count."""
     from mossnet_tg.engine import Library
 
     try:
-        return Library.default().devices(driver)
+        found = Library.default().devices(driver)
     except MossnetError:
         return []
+    return [d for d in found if name.lower() in f"{d.get('platform', '')} / {d['name']}".lower()]

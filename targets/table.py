@@ -212,9 +212,7 @@ def _gpu(
     """How a kind of GPU is resolved; what is given here every device of the kind must have."""
 
     def resolve(options: Mapping[str, str]) -> GpuTarget:
-        plain = options.get("plain", "").split("+") if "plain" in options else []
-        if wrong := [name for name in plain if name not in KERNEL_CLASSES]:
-            raise UsageError(f"target {kind}: plain names '{wrong[0]}', expected some of {'+'.join(KERNEL_CLASSES)}")
+        plain = _plain(kind, options)
         for option, text in options.items():
             if option in _VALUES and text not in _VALUES[option]:
                 allowed = " or ".join(_VALUES[option])
@@ -232,10 +230,17 @@ def _gpu(
             max_buffer_bytes,
             simd,
             half,
-            tuple(sorted(plain)),
+            plain,
         )
 
     return resolve
+
+
+def _plain(kind: str, options: Mapping[str, str]) -> tuple[str, ...]:
+    plain = options["plain"].split("+") if "plain" in options else []
+    if wrong := [name for name in plain if name not in KERNEL_CLASSES]:
+        raise UsageError(f"target {kind}: plain names '{wrong[0]}', expected some of {'+'.join(KERNEL_CLASSES)}")
+    return tuple(sorted(plain))
 
 
 def _resolve_cuda(options: Mapping[str, str]) -> GpuTarget:
@@ -243,7 +248,9 @@ def _resolve_cuda(options: Mapping[str, str]) -> GpuTarget:
     parts = text.split("+")
     if not all(part.isdecimal() and 50 <= int(part) < 1000 for part in parts):
         raise UsageError(f"target cuda: arch is '{text}', expected compute capabilities such as 80+90")
-    return GpuTarget("cuda", f"cuda:arch={text}", "cuda", 256, 48 << 10, 1 << 40, archs=tuple(map(int, parts)))
+    plain = _plain("cuda", options)
+    name = f"cuda:arch={text}" + (f",plain={'+'.join(plain)}" if plain else "")
+    return GpuTarget("cuda", name, "cuda", 256, 48 << 10, 1 << 40, plain=plain, archs=tuple(map(int, parts)))
 
 
 _VALUES = {"simd": ("0", "4", "8", "16"), "half": ("0", "1")}
@@ -314,7 +321,7 @@ KINDS: dict[str, Kind] = {
             "cuda",
             "NVIDIA GPUs, through NVRTC or nvcc",
             "cuda",
-            {"arch": f"compute capabilities to make code for; default: {_CUDA_ARCHS}"},
+            {"arch": f"compute capabilities to make code for; default: {_CUDA_ARCHS}", "plain": _COMMON["plain"]},
             _resolve_cuda,
             "an NVIDIA GPU",
             "install NVIDIA's driver, or copy {file} to a machine with an NVIDIA GPU",

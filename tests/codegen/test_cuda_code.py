@@ -32,12 +32,13 @@ from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.plan import make_plan
 from mossnet_tg.config import Config
 from mossnet_tg.errors import MossnetError
-from mossnet_tg.targets.table import parse_target
+from mossnet_tg.targets.table import KERNEL_CLASSES, Target, parse_target
 from tests.codegen.empty_models import size_class, zeros
 from tests.codegen.random_models import CHUNK, MODES, config
 
 ARCHITECTURES = (80, 90)
 TARGET = parse_target("cuda:arch=80+90")
+ALL_PLAIN = parse_target(f"cuda:arch=80+90,plain={'+'.join(KERNEL_CLASSES)}")
 REGISTERS = 65536  # of a multiprocessor: a group must find its own there
 
 
@@ -63,12 +64,12 @@ def models() -> Iterator[Model]:
     yield "S", size_class("S", swa=swa), "F16", False, CompileOptions()
 
 
-def kernels_of(models: Iterable[Model], folder: Path) -> dict[str, Kernel]:
+def kernels_of(models: Iterable[Model], folder: Path, target: Target = TARGET) -> dict[str, Kernel]:
     """Every kernel of the models, those that are the same once."""
     found: dict[Any, Kernel] = {}
     for name, model, dtype, shared_a, options in models:
         checkpoint = zeros(model, folder, dtype, shared_a)
-        plan = make_plan(checkpoint, backend(TARGET).schedule(TARGET), options, lambda _: None)
+        plan = make_plan(checkpoint, backend(target).schedule(target), options, lambda _: None)
         for kernel in (function.generated for function in plan.functions):
             nameless = structural_hash(kernel.func.without_attr("global_symbol"), map_free_vars=True)
             key = (nameless, *((p.name, p.written) for p in kernel.buffers))
@@ -190,6 +191,8 @@ def test_every_compiler(name, tmp_path):
 def test_every_kernel_assembles(tmp_path):
     """One test, since the kernels take long to make and to compile."""
     compiler, kernels = require_compiler(), kernels_of(models(), tmp_path)
+    plain = (("plain", *rest) for name, *rest in models() if name == "attention_F16")
+    kernels |= kernels_of(plain, tmp_path, ALL_PLAIN)
     source = program(kernels)
     with strict(compiler), ThreadPoolExecutor() as pool:
         jobs = {a: pool.submit(compiler.compile, source, a, Kind.CUBIN) for a in ARCHITECTURES}
