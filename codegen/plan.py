@@ -21,9 +21,9 @@ from mossnet_tg import model
 from mossnet_tg.codegen import layout, moss_file, tensorir
 from mossnet_tg.codegen.capture import Call, Graph, Ref, Spec, capture
 from mossnet_tg.codegen.kernels.build import Generated, Param, itemsize
-from mossnet_tg.codegen.kernels.dispatch import generate_op, op_params
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.schedules import Schedule
+from mossnet_tg.codegen.workload import Workload
 from mossnet_tg.config import Config
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import parameters
@@ -144,7 +144,7 @@ def _weights(checkpoint: Checkpoint, s: Schedule) -> Iterator[Weight]:
         matrix = None
         if p.matrix:
             dtype = s.storage[checkpoint.tensors[f"{prefix}{p.source}"].dtype]
-            matrix = layout.Matrix(p.shape, dtype, s.panels)
+            matrix = layout.Matrix(p.shape, dtype, s.panels_of(p.shape, dtype))
         weight = Weight(prefix, name, p, matrix, offset)
         yield weight
         offset = _align(weight.end)
@@ -171,7 +171,7 @@ class _Builder:
         self.c = plan.config
         self.weights = {w.name: w for w in plan.weights}
         self.captured: dict[Any, list[Call]] = {}
-        self.functions: dict[Any, list[int]] = {}
+        self.functions: dict[Workload, list[int]] = {}
         self.kernels: dict[bytes, tensorir.Kernel] = {}
         self.buffer_index: dict[moss_file.Buffer, int] = {}
         self.states = self._place_states()
@@ -327,38 +327,34 @@ class _Builder:
             for slot, ref in enumerate(call.buffers)
             if ref.kind == "weight" and (w := self.weights[part.prefix + ref.name]).matrix
         }
-        types = tuple(matrices.items())
-        if not isinstance(call.kernel, UOp):
-            op, dtypes = call.kernel, [m.dtype for m in matrices.values()]
-            found = self._unique((op, types), type(op).__name__, lambda name: generate_op(name, op, dtypes, self.s))
-            if len(found) == 1:
-                return [(found[0], list(range(len(call.buffers))))]
-            names = op_params(op, dtypes, self.s)
-            return [(f, [names.index(p.name) if p.name in names else _SCRATCH for p in self._params(f)]) for f in found]
-        key = call.kernel.key
-        if key not in self.kernels:
-            self.kernels[key] = tensorir.Kernel.read(call.kernel)
-        kernel = self.kernels[key]
+        kernel = self._read(call.kernel) if isinstance(call.kernel, UOp) else None
+        workload = Workload.of(call, kernel, part.n_tokens, matrices)
+        found = self._made(workload)
+        if kernel is not None:
+            slots: list[int | None] = list(kernel.buffers)
+            if len(self._params(found[0])) > len(slots):
+                slots.append(None)
+            return [(found[0], slots)]
+        if len(found) == 1:
+            return [(found[0], list(range(len(call.buffers))))]
+        names = workload.names(self.s)
+        return [(f, [names.index(p.name) if p.name in names else _SCRATCH for p in self._params(f)]) for f in found]
 
-        def generate(name: str) -> list[Generated]:
-            return [tensorir.generate(name, kernel, matrices, part.n_tokens, self.s)]
+    def _read(self, kernel: UOp) -> tensorir.Kernel:
+        if kernel.key not in self.kernels:
+            self.kernels[kernel.key] = tensorir.Kernel.read(kernel)
+        return self.kernels[kernel.key]
 
-        reading = "product" if tensorir.is_product(kernel, matrices, part.n_tokens) else "loops"
-        (function,) = self._unique((key, types, part.n_tokens), reading, generate)
-        slots: list[int | None] = list(kernel.buffers)
-        if len(self._params(function)) > len(slots):
-            slots.append(None)
-        return [(function, slots)]
+    def _made(self, workload: Workload) -> list[int]:
+        if workload not in self.functions:
+            first = len(self.plan.functions)
+            made = workload.make(f"k{first}_{workload.task.kernel_class}", self.s)
+            self.plan.functions.extend(map(Function, made))
+            self.functions[workload] = list(range(first, len(self.plan.functions)))
+        return self.functions[workload]
 
     def _params(self, function: int) -> Sequence[Param]:
         return self.plan.functions[function].generated.params
-
-    def _unique(self, key: Any, label: str, generate: Callable[[str], list[Generated]]) -> list[int]:
-        if key not in self.functions:
-            first = len(self.plan.functions)
-            self.plan.functions += map(Function, generate(f"k{first}_{label}"))
-            self.functions[key] = list(range(first, len(self.plan.functions)))
-        return self.functions[key]
 
     def _label(self, call: Call, part: _Part) -> str:
         """What a step does, for people: its first weight's name, or its op's."""

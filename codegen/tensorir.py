@@ -334,8 +334,8 @@ def generate(name: str, kernel: Kernel, matrices: Mapping[int, Matrix], n_tokens
     """
     product = _match_product(kernel, matrices, n_tokens)
     if product is not None:
-        return _product(name, kernel, product, matrices, n_tokens, s.of_kernel("product"))
-    return _loops(name, kernel, matrices, s.of_kernel("loops"))
+        return _product(name, kernel, product, matrices, n_tokens, s)
+    return _loops(name, kernel, matrices, s)
 
 
 class _Buffers:

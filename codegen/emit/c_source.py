@@ -391,6 +391,9 @@ class _Writer(Visitor):
     def call_trunc(self, node: Node, args: list[Node]) -> str:
         return self.d.call(DType.of(node), "trunc", self.visit(args[0]))
 
+    def call_exp2(self, node: Node, args: list[Node]) -> str:
+        return self.d.call(DType.of(node), "exp2", self.visit(args[0]))
+
     def Cast(self, node: Node) -> str:
         source, target = DType.of(node.value), DType.of(node)
         loaded = type(node.value).__name__ == "TensorLoad" and self._array(node.value.source).space == "global"

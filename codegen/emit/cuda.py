@@ -56,7 +56,7 @@ template <class T, class U> __device__ T bits(U x) {
     for (int i = 0; i < N; ++i) x.s[i] = call(x.s[i]);                    \\
     return x;                                                             \\
   }
-EACH(floorf, ::floorf) EACH(fabsf, ::fabsf) EACH(sqrtf, ::sqrtf) EACH(truncf, ::truncf)
+EACH(floorf, ::floorf) EACH(fabsf, ::fabsf) EACH(sqrtf, ::sqrtf) EACH(truncf, ::truncf) EACH(exp2f, ::exp2f)
 #undef EACH
 template <int N, class T> __device__ vec<T, N> load(const T *p) {
   vec<T, N> r;
@@ -90,7 +90,7 @@ template <int N> __device__ vec<ushort, N> narrow(vec<float, N> f) {
 }
 """
 
-_FUNCTIONS = {"floor": "floorf", "fabs": "fabsf", "sqrt": "sqrtf", "trunc": "truncf"}
+_FUNCTIONS = {"floor": "floorf", "fabs": "fabsf", "sqrt": "sqrtf", "trunc": "truncf", "exp2": "exp2f"}
 
 
 class Cuda(Dialect):

@@ -51,7 +51,7 @@ def generate_op(name: str, op: ops.Op, dtypes: Sequence[str], s: Schedule) -> li
     One kernel has the op's buffers in the op's order. Of several, each has some of them, by the names of `op_params`;
     one that is called `scratch` is theirs alone.
     """
-    made = _GENERATORS[type(s)][type(op)](name, op, dtypes, s.of_kernel(type(op).__name__))
+    made = _GENERATORS[type(s)][type(op)](name, op, dtypes, s)
     return made if isinstance(made, list) else [made]
 
 

@@ -38,6 +38,22 @@ def exp2(x: Expr) -> Expr:
     return p * T.reinterpret("float32", T.shift_left(T.cast(n, "int32") + 127, 23))
 
 
+def short_exp2(x: Expr) -> Expr:
+    """2^x for x <= 0, relative error below 2e-7 down to -125, where it stays; NaN for NaN."""
+    x = T.bind(T.max(f32(-125.0), x))
+    n = T.bind(T.floor(x + f32(0.5)))
+    r = T.bind(x - n)
+    p = f32(1.326472731307149e-3)
+    for c in (9.671512991189957e-3, 5.550733581185341e-2, 2.4022242426872253e-1, 6.931470036506653e-1, 1.0):
+        p = p * r + f32(c)
+    # p is between 0.7 and 1.5: its exponent takes n without leaving its range.
+    return T.reinterpret("float32", T.reinterpret("int32", p) + T.shift_left(T.cast(n, "int32"), 23))
+
+
+# What the recurrence may take for its decay, 2^x for x <= 0; the last is the device's own, where it has one.
+DECAYS = (exp2, short_exp2, T.exp2)
+
+
 def exp(x: Expr) -> Expr:
     """e^x, relative error below 1e-6 for |x| < 20 and growing with |x|."""
     return exp2(x * f32(LOG2E))

@@ -40,14 +40,13 @@ class Tile:
     def __init__(
         self, s: CpuSchedule, n_k: int, rows: Sequence[Callable[[Expr], Expr]], panels: Sequence[Panel]
     ) -> None:
-        self.schedule, self.n_rows = s.matmul, len(rows)
-        m = s.matmul
+        self.schedule, self.n_rows = s, len(rows)
         # One row alone would wait for its own additions; several rows hide that by themselves.
-        self.n_parts = min(m.unroll_k, n_k) if self.n_rows == 1 else 1
-        accs = [local(self.n_parts * self.n_rows * m.width) for _ in panels]
+        self.n_parts = min(s.unroll_k, n_k) if self.n_rows == 1 else 1
+        accs = [local(self.n_parts * self.n_rows * s.width) for _ in panels]
         for acc in accs:
-            with T.unroll(self.n_parts * self.n_rows * m.vectors) as i, vector(m.lanes) as v:
-                T.buffer_store(acc, T.float32(0), [i * m.lanes + v])
+            with T.unroll(self.n_parts * self.n_rows * s.vectors) as i, vector(s.lanes) as v:
+                T.buffer_store(acc, T.float32(0), [i * s.lanes + v])
         whole = n_k // self.n_parts * self.n_parts
         with T.serial(whole // self.n_parts) as k:
             for part in range(self.n_parts):
@@ -59,23 +58,23 @@ class Tile:
     def _step(
         self, accs: list[Buffer], rows: Sequence[Callable[[Expr], Expr]], panels: Sequence[Panel], k: Expr, part: int
     ) -> None:
-        m = self.schedule
+        s = self.schedule
         for acc, panel in zip(accs, panels, strict=True):
             for r, row in enumerate(rows):
-                for j in range(m.vectors):
-                    with vector(m.lanes) as v:
-                        at = (part * self.n_rows + r) * m.width + j * m.lanes + v
-                        weight = load(panel.buffer, panel.base + k * m.width + j * m.lanes + v, panel.dtype, panel.base)
+                for j in range(s.vectors):
+                    with vector(s.lanes) as v:
+                        at = (part * self.n_rows + r) * s.width + j * s.lanes + v
+                        weight = load(panel.buffer, panel.base + k * s.width + j * s.lanes + v, panel.dtype, panel.base)
                         T.buffer_store(acc, acc[at] + row(k) * weight, [at])
 
     def _laid_down(self, acc: Buffer) -> Buffer:
-        m, n = self.schedule, self.n_rows * self.schedule.width
+        s, n = self.schedule, self.n_rows * self.schedule.width
         sums = local(n)
-        with T.unroll(self.n_rows * m.vectors) as i, vector(m.lanes) as v:
-            total = acc[i * m.lanes + v]
+        with T.unroll(self.n_rows * s.vectors) as i, vector(s.lanes) as v:
+            total = acc[i * s.lanes + v]
             for part in range(1, self.n_parts):
-                total = total + acc[part * n + i * m.lanes + v]
-            T.buffer_store(sums, total, [i * m.lanes + v])
+                total = total + acc[part * n + i * s.lanes + v]
+            T.buffer_store(sums, total, [i * s.lanes + v])
         return sums
 
     def sum(self, matrix: int, r: Expr, j: int, v: Expr) -> Expr:
@@ -84,26 +83,25 @@ class Tile:
 
 def store_row(s: CpuSchedule, n_out: int, panel: Expr, store: Callable[[int, Expr, Expr], None]) -> None:
     """Call store(j, v, n) for every lane v of every vector j of the panel whose output n = n(panel, j, v) exists."""
-    m = s.matmul
-    for j in range(m.vectors):
-        first = panel * m.width + j * m.lanes
+    for j in range(s.vectors):
+        first = panel * s.width + j * s.lanes
 
         def whole(j: int = j, first: Expr = first) -> None:
-            with vector(m.lanes) as v:
+            with vector(s.lanes) as v:
                 store(j, v, first + v)
 
-        if n_out % m.width == 0:
+        if n_out % s.width == 0:
             whole()
             continue
-        when(first + m.lanes <= n_out, whole)
-        if n_out % m.lanes:
-            tail = n_out % m.lanes
-            with T.If(T.And(first < n_out, first + m.lanes > n_out)), T.Then(), T.serial(tail) as v:
+        when(first + s.lanes <= n_out, whole)
+        if n_out % s.lanes:
+            tail = n_out % s.lanes
+            with T.If(T.And(first < n_out, first + s.lanes > n_out)), T.Then(), T.serial(tail) as v:
                 store(j, v, first + v)
 
 
 def n_panels(s: CpuSchedule, n_out: int) -> int:
-    return -(-n_out // s.matmul.width)
+    return -(-n_out // s.width)
 
 
 def linear(
@@ -123,10 +121,10 @@ def linear(
     `row(buffers, t, k)` is x as an expression, `store(buffers, t, n, sum)` emits the epilogue; `weight` and `tokens`
     are the positions of W and of the params buffer (None for one token, which is always valid) among `params`.
     """
-    n_rows = s.rows(n_tokens)
+    n_rows = s.rows_of(n_tokens)
     with tile_kernel(name, params, n_panels(s, n_out), s.group_size) as k:
         panel = k.tile
-        w = Panel(k.buffers[weight], panel * (n_in * s.matmul.width), params[weight].dtype)
+        w = Panel(k.buffers[weight], panel * (n_in * s.width), params[weight].dtype)
 
         def block(first: Expr) -> None:
             rows = [partial(row, k.buffers, first + r) for r in range(n_rows)]
@@ -207,27 +205,27 @@ class _ExpertBody:
 
     def one_token_combined(self) -> None:
         """Decode: the gated sum of all slots, in order."""
-        m, out, residual = self.s.matmul, self.buffers["out"], self.buffers["residual"]
-        total = local(m.width)
-        with T.unroll(m.vectors) as j, vector(m.lanes) as v:
-            T.buffer_store(total, T.float32(0), [j * m.lanes + v])
+        s, out, residual = self.s, self.buffers["out"], self.buffers["residual"]
+        total = local(s.width)
+        with T.unroll(s.vectors) as j, vector(s.lanes) as v:
+            T.buffer_store(total, T.float32(0), [j * s.lanes + v])
         with T.serial(self.op.top_k) as slot:
             tile = Tile(self.s, self.op.n_in, [self._row(slot)], self._panels(self._expert(slot)))
             gate = self.buffers["gates"][slot] if self.op.routed else T.float32(1)
-            for j in range(m.vectors):
-                with vector(m.lanes) as v:
-                    at = j * m.lanes + v
+            for j in range(s.vectors):
+                with vector(s.lanes) as v:
+                    at = j * s.lanes + v
                     T.buffer_store(total, total[at] + gate * tile.sum(0, 0, j, v), [at])
         store_row(
             self.s,
             self.op.n_out,
             self.panel,
-            lambda j, v, n: T.buffer_store(out, residual[n] + total[j * m.lanes + v], [n]),
+            lambda j, v, n: T.buffer_store(out, residual[n] + total[j * s.lanes + v], [n]),
         )
 
     def dense(self) -> None:
         """Prefill, every expert on every token."""
-        n_rows, tokens = self.s.rows(self.op.n_tokens), self.buffers["params"][0]
+        n_rows, tokens = self.s.rows_of(self.op.n_tokens), self.buffers["params"][0]
         if self.op.epilogue == "combine":
             self._copy_residual(tokens)
         with T.serial(self.op.top_k) as expert, T.serial(blocks(tokens, n_rows)) as b:
@@ -238,7 +236,7 @@ class _ExpertBody:
 
     def grouped(self) -> None:
         """Prefill, the tokens of each expert together."""
-        op, n_rows, groups = self.op, self.s.rows(self.op.n_tokens), self.buffers["groups"]
+        op, n_rows, groups = self.op, self.s.rows_of(self.op.n_tokens), self.buffers["groups"]
         if op.epilogue == "combine":
             self._copy_residual(self.buffers["params"][0])
         with T.serial(op.n_experts) as expert, T.serial(blocks(groups[expert + 1] - groups[expert], n_rows)) as b:
@@ -259,7 +257,7 @@ class _ExpertBody:
         return lambda k: self.buffers["x"][base + k]
 
     def _panels(self, expert: Expr) -> list[Panel]:
-        base = (expert * n_panels(self.s, self.op.n_out) + self.panel) * (self.op.n_in * self.s.matmul.width)
+        base = (expert * n_panels(self.s, self.op.n_out) + self.panel) * (self.op.n_in * self.s.width)
         names = ("weight", "weight3") if self.op.epilogue == "swiglu" else ("weight",)
         return [Panel(self.buffers[name], base, dtype) for name, dtype in zip(names, self.dtypes, strict=True)]
 

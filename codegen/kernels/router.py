@@ -47,7 +47,7 @@ def norm_router(name: str, op: NormRouter, dtypes: Sequence[str], s: CpuSchedule
         out, gates, idx, logits, x, norm, weight = k.buffers
         normed(out, x, norm, 0, D, op.eps, s.lanes)
         with T.serial(n_panels(s, E)) as panel:
-            at = Panel(weight, panel * (D * s.matmul.width), dtypes[0])
+            at = Panel(weight, panel * (D * s.width), dtypes[0])
             tile = Tile(s, D, [lambda i: out[i]], [at])
             store_row(s, E, panel, lambda j, v, e: T.buffer_store(logits, tile.sum(0, 0, j, v), [e]))
         choose(op, gates, idx, logits, 0)

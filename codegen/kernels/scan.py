@@ -10,6 +10,7 @@ Three loop structures, all without communication between tiles:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -87,7 +88,8 @@ def _delta(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule) -> 
 
 
 def _recurrence(name: str, op: RoutedScan, s: CpuSchedule, params: Sequence[Param]) -> Generated:
-    with tile_kernel(name, params, channel_tiles(op.d_inner, s.lanes), s.group_size) as k:
+    lanes = s.lanes * s.scan_vectors
+    with tile_kernel(name, params, channel_tiles(op.d_inner, lanes), s.group_size) as k:
         b = k.by_name
         b.setdefault("dt", b.get("scratch"))
 
@@ -95,12 +97,12 @@ def _recurrence(name: str, op: RoutedScan, s: CpuSchedule, params: Sequence[Para
             body = Channels(op, s, b, c, lanes)
             if op.mode == "param_mix":
                 body.mixed()
-            elif s.scan_grouped(op.n_tokens):
+            elif op.n_tokens > 1 and s.scan_grouped:
                 body.grouped_by_expert()
             else:
-                body.token_sequential()
+                body.token_sequential(s.scan_states)
 
-        for_channels(op.d_inner, s.lanes, k.tile, channels)
+        for_channels(op.d_inner, lanes, k.tile, channels)
     return k.generated(20 * op.n_tokens * n_slots(op) * op.d_state * op.d_inner)
 
 
@@ -111,7 +113,8 @@ class Channels:
         self.op, self.schedule, self.b, self.c, self.lanes = op, s, b, c, lanes
         self.every = op.update == "all" or op.n_experts == 1  # each token moves every state
 
-    def token_sequential(self) -> None:
+    def token_sequential(self, scan_states: int) -> None:
+        """`scan_states` of a slot's states in a row, if that divides them."""
         op, b = self.op, self.b
         acc, step, drive = local(self.lanes), local(self.lanes), local(self.lanes)
         with T.serial(b["params"][0]) as t:
@@ -121,13 +124,19 @@ class Channels:
                 slot = t * n_slots(op) + j
                 expert = j if self.every else b["idx"][t * op.top_k + j]
                 self._load_step(step, drive, t, slot)
-                with T.serial(op.d_state) as n, vector(self.lanes) as v:
-                    at = self.state(expert, n, v)
-                    new = self.advance(
-                        b["h"][at], b["A"][self.rate(expert, n, v)], step[v], drive[v], self.b_of(slot, n)
-                    )
-                    T.buffer_store(b["h"], new, [at])
-                    T.buffer_store(acc, acc[v] + self.gate(t, slot, expert) * self.c_of(slot, n) * new, [v])
+
+                def one(n: Expr, t: Expr = t, slot: Expr = slot, expert: Expr = expert) -> None:
+                    with vector(self.lanes) as v:
+                        at = self.state(expert, n, v)
+                        rate = b["A"][self.rate(expert, n, v)]
+                        new = self.advance(b["h"][at], rate, step[v], drive[v], self.b_of(slot, n))
+                        T.buffer_store(b["h"], new, [at])
+                        T.buffer_store(acc, acc[v] + self.gate(t, slot, expert) * self.c_of(slot, n) * new, [v])
+
+                at_once = math.gcd(scan_states, op.d_state)
+                with T.serial(op.d_state // at_once) as i:
+                    for j in range(at_once):
+                        one(i * at_once + j)
             with vector(self.lanes) as v:
                 T.buffer_store(b["y"], acc[v] * self.silu_z(t, v), [t * op.d_inner + self.c + v])
 
@@ -223,7 +232,7 @@ class Channels:
 
     def advance(self, old: Expr, rate: Expr, step: Expr, drive: Expr, B: Expr) -> Expr:
         """h_t of SPEC.md; `rate` is A log2(e)."""
-        decay = T.bind(maths.exp2(step * rate))
+        decay = T.bind(maths.DECAYS[self.schedule.decay](step * rate))
         if self.op.discretization == "zoh":
             # (a - 1) / A loses its digits where a is close to 1: there its series in Delta A takes over.
             z = T.bind(step * rate * T.float32(maths.LN2))

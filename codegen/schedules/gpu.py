@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from mossnet_tg.codegen.layout import Panels
+from mossnet_tg.codegen.schedules.tuning import Task, Tuning
 
 _STORAGE = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
@@ -21,7 +22,8 @@ class GpuSchedule:
 
     threads: of a group that sums together. shared_bytes: what a group may share. most_bytes: in a buffer. token_rows:
     tokens of one thread in a product of many. group_size: threads of a group that works on single tiles. token_block:
-    tokens that one thread of a convolution goes through. half: products of many tokens multiply in float16 where the
+    tokens that one thread of a convolution goes through. decay: which power of two the recurrence takes
+    (`maths.DECAYS`). half: products of many tokens multiply in float16 where the
     weights are float16, and add up four of them before they become float32. plain: the kernel classes that are made
     without vectors, register tiles and large groups, for a device whose compiler gets the default wrong.
     """
@@ -34,24 +36,31 @@ class GpuSchedule:
     token_rows: int = 8
     group_size: int = 64
     token_block: int = 8
+    decay: int = 0
     half: bool = False
     plain: tuple[str, ...] = ()
     storage: Mapping[str, str] = field(default_factory=lambda: dict(_STORAGE))
+    tuning: Tuning = field(default_factory=Tuning)
 
     lanes = 1  # a thread's channels where it needs no others': neighbours' loads are joined by the device
     scan_unroll = 32
     flat = True  # every element of a loop nest is a thread's
 
-    def of_kernel(self, kernel_class: str) -> GpuSchedule:
-        """The schedule of one class of kernels; weights lie alike for all."""
-        if kernel_class not in self.plain:
-            return self
-        return replace(self, vector=1, token_rows=1, threads=2 * self.width, half=False)
+    def of_task(self, task: Task) -> GpuSchedule:
+        """The schedule of the kernels of one task."""
+        width = self.tuning.width(task.matrices, self.width)
+        if task.kernel_class in self.plain:
+            return replace(self, width=width, vector=1, token_rows=1, threads=2 * width, half=False)
+        return replace(self, width=width, **self.tuning.chosen(task))
 
     @property
     def panels(self) -> Panels:
-        """How matrices lie."""
+        """How the task's matrices lie."""
         return Panels(self.width, self.most_bytes)
+
+    def panels_of(self, shape: tuple[int, ...], dtype: str) -> Panels:
+        """How a matrix lies."""
+        return Panels(self.tuning.width([(shape, dtype)], self.width), self.most_bytes)
 
     @property
     def columns(self) -> int:

@@ -5,14 +5,15 @@ result.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import pytest
 
 from mossnet_tg import ops
-from mossnet_tg.codegen.schedules import GpuSchedule, Schedule
+from mossnet_tg.codegen.schedules import CpuSchedule, GpuSchedule, Schedule
 from mossnet_tg.targets.table import Target
 from tests.codegen import cases
-from tests.codegen.one_kernel import OneKernel, host_targets, schedule
+from tests.codegen.one_kernel import OneKernel, cpu_schedule, host_targets, schedule
 from tests.devices import ROWS
 
 
@@ -25,13 +26,21 @@ def check(case: cases.OpCase) -> None:
 
 
 # Nothing in a generator may count on the sizes of a default: few threads, narrow panels, blocks that do not divide.
-ODD = GpuSchedule(threads=64, width=8, vector=2, token_rows=3, group_size=16, token_block=3)
+ODD = GpuSchedule(threads=64, width=8, vector=2, token_rows=3, group_size=16, token_block=3, decay=2)
+
+
+def odd(s: CpuSchedule) -> CpuSchedule:
+    """Half as long vectors, and everything else otherwise."""
+    lanes = s.lanes // 2
+    return replace(s, lanes=lanes, width=3 * lanes, rows=3, unroll_k=3, scan_vectors=2, scan_states=4, decay=1)
 
 
 @functools.cache
 def places() -> list[tuple[Target, str, Schedule]]:
     """(target, device, schedule) of everything that a kernel is run on here."""
-    found = [(target, "", schedule(target)) for target in host_targets()]
+    host = host_targets()
+    found = [(target, "", schedule(target)) for target in host]
+    found += [(host[0], "", odd(cpu_schedule(host[0]))), (host[0], "", replace(cpu_schedule(host[0]), scan_grouped=0))]
     for row in ROWS:
         if row.available:
             found.append((row.resolved, row.device, schedule(row.resolved)))

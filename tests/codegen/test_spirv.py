@@ -24,7 +24,6 @@ from mossnet_tg.codegen.kernels.build import Frame, Generated, Param, Size, barr
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.plan import make_plan
 from mossnet_tg.codegen.schedules import CpuSchedule, GpuSchedule, Schedule
-from mossnet_tg.codegen.schedules.cpu import MatmulSchedule
 from mossnet_tg.engine import DECODE, CompiledModel, Library
 from mossnet_tg.errors import DeviceError
 from mossnet_tg.weights.checkpoint import Checkpoint
@@ -40,7 +39,7 @@ F16_STORED, I8_STORED = "storageBuffer16BitAccess", "storageBuffer8BitAccess"
 
 def single(lanes: int) -> CpuSchedule:
     """Threads that work alone, on vectors of so many lanes."""
-    return CpuSchedule(lanes, MatmulSchedule(2, 1, lanes, 1), STORAGE, group_size=64)
+    return CpuSchedule(lanes, lanes, 2, 1, STORAGE, group_size=64)
 
 
 def emitted(mode: str, folder: Path, dtype: torch.dtype, s: Schedule) -> list[Spirv]:

@@ -229,7 +229,7 @@ def test_dense_product(n_tokens, n_valid, dtype, n_in, n_out):
     expected = np.maximum(r + (2 * x.astype(np.float64)) @ w.astype(np.float64).T, 0)
     same([o.reshape(n_tokens, n_out)[:n_valid] for o in outputs], expected[:n_valid])
     if n_valid < n_tokens:
-        rows = [cpu_schedule(t).rows(n_tokens) for t in host_targets()]
+        rows = [cpu_schedule(t).rows_of(n_tokens) for t in host_targets()]
         blocks = [-(-n_valid // r) * r for r in rows]
         for found, done in zip(outputs, blocks, strict=True):
             assert np.all(found.reshape(n_tokens, n_out)[done:] == 7)
