@@ -15,9 +15,6 @@ from mossnet_tg.codegen.plan import Plan, Progress
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import value
 
-# Below this much arithmetic a step is over before a second thread would have noticed it.
-_SMALL_WORK = 16384
-
 
 def write_package(
     path: str | os.PathLike[str],
@@ -40,9 +37,7 @@ def write_package(
     steps = []
     for step in plan.steps:
         g = plan.functions[step.function].generated
-        steps.append(
-            moss_file.Step(step.function, step.args, g.grid, step.label, g.work < _SMALL_WORK or g.grid == (1, 1, 1))
-        )
+        steps.append(moss_file.Step(step.function, step.args, g.grid, step.label, g.small))
     moss = moss_file.MossFile(
         model_hash=checkpoint.model_hash(),
         vocab_size=plan.config.vocab_size,

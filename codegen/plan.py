@@ -104,9 +104,22 @@ class Step:
     label: str
 
 
+@dataclass(frozen=True)
+class Use:
+    """A call in an entry: its steps there, and its buffers in order, a weight by its name, others by their index into
+    the plan's.
+    """
+
+    workload: Workload
+    entry: moss_file.EntryKind
+    first_step: int
+    n_steps: int
+    buffers: tuple[str | int, ...]
+
+
 @dataclass
 class Plan:
-    """Everything that `package` writes, but for the code."""
+    """Everything that `package` writes, but for the code; `uses` are the calls that the steps came from."""
 
     config: Config
     chunk: int
@@ -116,6 +129,7 @@ class Plan:
     buffers: list[moss_file.Buffer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     entries: list[moss_file.Entry] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
     state_bytes: int = 0
     arena_bytes: int = 0
     io_bytes: int = 0
@@ -218,7 +232,7 @@ class _Builder:
             self.progress(f"plan {kind.name.lower()}")
             first = len(self.plan.steps)
             logits = self.io["logits" if n_logits == 1 else "all_logits"]
-            self._entry(kind.name.lower(), list(self._parts(n_tokens, n_logits)), logits)
+            self._entry(kind, list(self._parts(n_tokens, n_logits)), logits)
             ids, params = self._index(self.io["ids"]), self._index(self.io["params"])
             count = len(self.plan.steps) - first
             self.plan.entries.append(
@@ -266,10 +280,11 @@ class _Builder:
             self.captured[key] = capture(graph, weights, states, inputs)
         return self.captured[key]
 
-    def _entry(self, name: str, parts: list[_Part], logits: moss_file.Buffer) -> None:
+    def _entry(self, kind: moss_file.EntryKind, parts: list[_Part], logits: moss_file.Buffer) -> None:
         """Steps for the parts in order; the output of one is the next one's `h`, that of the last the logits."""
-        arena = Arena()
+        arena, begin = Arena(), len(self.plan.steps)
         pending: list[tuple[int, list[moss_file.Buffer | str], str]] = []
+        calls: list[tuple[_Part, Call, Workload, int, list[list[int | None]]]] = []
         for number, part in enumerate(parts):
             for position, call in enumerate(part.calls):
 
@@ -282,7 +297,9 @@ class _Builder:
                         return arena.use(f"{number - 1}.output", ref.bytes, len(pending))
                     return self._placed(part.prefix, ref)
 
-                for function, slots in self._functions(call, part):
+                workload, functions = self._functions(call, part)
+                calls.append((part, call, workload, len(pending), [slots for _, slots in functions]))
+                for function, slots in functions:
                     args: list[moss_file.Buffer | str] = []
                     for slot in slots:
                         if slot == _SCRATCH:
@@ -303,10 +320,34 @@ class _Builder:
                 if isinstance(arg, str):
                     size = arena.sizes[arg]
                     arg = moss_file.Buffer(
-                        f"{name}/{arg}", moss_file.Region.ARENA, _DTYPE[param.dtype], offsets[arg], size
+                        f"{kind.name.lower()}/{arg}", moss_file.Region.ARENA, _DTYPE[param.dtype], offsets[arg], size
                     )
                 indices.append(self._index(arg))
             self.plan.steps.append(Step(function, tuple(indices), label))
+        for part, call, workload, first, of_steps in calls:
+            steps = self.plan.steps[begin + first : begin + first + len(of_steps)]
+            buffers = self._buffers(part, call, steps, of_steps)
+            self.plan.uses.append(Use(workload, kind, first, len(steps), buffers))
+
+    def _buffers(
+        self, part: _Part, call: Call, steps: Sequence[Step], of_steps: Sequence[Sequence[int | None]]
+    ) -> tuple[str | int, ...]:
+        """The call's buffers as `Use` has them; `of_steps` are the slots of each step's parameters."""
+        n_slots = len(call.buffers)
+        found: dict[int, str | int] = {}
+        for step, slots in zip(steps, of_steps, strict=True):
+            args = iter(step.args)
+            for slot in slots:
+                if slot is not None and slot != _SCRATCH and call.buffers[slot].kind == "weight":
+                    name = part.prefix + call.buffers[slot].name
+                    found[slot] = name
+                    for _ in self.weights[name].parts:
+                        next(args)
+                else:
+                    index = next(args)
+                    if slot != _SCRATCH:
+                        found[n_slots if slot is None else slot] = index
+        return tuple(buffer for _, buffer in sorted(found.items()))
 
     def _weight(self, name: str) -> list[moss_file.Buffer]:
         w = self.weights[name]
@@ -318,8 +359,8 @@ class _Builder:
 
     # ---- kernels
 
-    def _functions(self, call: Call, part: _Part) -> list[tuple[int, list[int | None]]]:
-        """The kernels of a call, and which of the call's buffers their parameters are (None: the params buffer,
+    def _functions(self, call: Call, part: _Part) -> tuple[Workload, list[tuple[int, list[int | None]]]]:
+        """What a call is, its kernels, and which of the call's buffers their parameters are (None: the params buffer,
         _SCRATCH: memory of the call's own).
         """
         matrices = {
@@ -334,11 +375,13 @@ class _Builder:
             slots: list[int | None] = list(kernel.buffers)
             if len(self._params(found[0])) > len(slots):
                 slots.append(None)
-            return [(found[0], slots)]
+            return workload, [(found[0], slots)]
         if len(found) == 1:
-            return [(found[0], list(range(len(call.buffers))))]
+            return workload, [(found[0], list(range(len(call.buffers))))]
         names = workload.names(self.s)
-        return [(f, [names.index(p.name) if p.name in names else _SCRATCH for p in self._params(f)]) for f in found]
+        return workload, [
+            (f, [names.index(p.name) if p.name in names else _SCRATCH for p in self._params(f)]) for f in found
+        ]
 
     def _read(self, kernel: UOp) -> tensorir.Kernel:
         if kernel.key not in self.kernels:

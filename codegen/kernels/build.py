@@ -26,6 +26,9 @@ Buffer = Any
 Size = tuple[int, int, int]
 
 
+_SMALL_WORK = 16384
+
+
 @dataclass(frozen=True)
 class Param:
     """A kernel's buffer: a flat array of `n` elements of `dtype` (numpy's name, bfloat16, or float16_bits).
@@ -71,6 +74,11 @@ class Generated:
     @property
     def name(self) -> str:
         return str(self.func.attrs["global_symbol"])
+
+    @property
+    def small(self) -> bool:
+        """Whether it is over before a second thread would have noticed it."""
+        return self.work < _SMALL_WORK or self.grid == (1, 1, 1)
 
     @property
     def buffers(self) -> list[Param]:

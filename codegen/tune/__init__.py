@@ -1,0 +1,1 @@
+"""Tuning: MetaSchedule proposes, a device measures, records remember."""

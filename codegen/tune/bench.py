@@ -1,0 +1,172 @@
+"""Kernels as a model file of nothing else: several trials side by side, each a few steps on buffers of its own, so that
+they are run and timed under the same conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mossnet_tg.codegen import moss_file
+from mossnet_tg.codegen.backends import Code, backend
+from mossnet_tg.codegen.kernels.build import Generated, Param, itemsize
+from mossnet_tg.engine import DECODE
+from mossnet_tg.targets.table import CpuTarget, Target
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Kernels that run in order, and their buffers' names in the order that `arrays` come in. A buffer that is not
+    among them is scratch.
+    """
+
+    kernels: Sequence[Generated]
+    names: Sequence[str]
+
+    @property
+    def params(self) -> list[Param]:
+        """The named buffers, each as its widest kernel has it."""
+        found = self._found
+        return [found[name] for name in self.names]
+
+    @property
+    def scratch(self) -> list[Param]:
+        return [p for name, p in self._found.items() if name not in self.names]
+
+    @property
+    def written(self) -> set[str]:
+        """The buffers that a kernel writes."""
+        return {p.name for kernel in self.kernels for p in kernel.params if p.written}
+
+    @property
+    def _found(self) -> dict[str, Param]:
+        return {p.name: p for kernel in self.kernels for p in kernel.params}
+
+
+class Bench:
+    """Trials in a loaded model. `open_model(path)` loads the file, which is in `folder` for that long only."""
+
+    def __init__(
+        self, trials: Sequence[Trial], target: Target, folder: Path, open_model: Callable[[Path], Any], n_threads: int
+    ) -> None:
+        self.trials = trials
+        plan = _Plan(trials, target)
+        path = folder / "trials.moss"
+        moss_file.write(path, plan.file(), [])
+        try:
+            self.model = open_model(path)
+        finally:
+            path.unlink()
+        self.session = self.model.session(n_threads)
+        self._index, self._steps = plan.index, plan.steps_of
+
+    def close(self) -> None:
+        self.session.close()
+        self.model.close()
+
+    def write(self, trial: int, arrays: Sequence[Array]) -> None:
+        """Fill a trial's buffers from the beginning of the arrays."""
+        for param, array in zip(self.trials[trial].params, arrays, strict=True):
+            flat, begin = np.ascontiguousarray(array).reshape(-1), 0
+            assert param.n <= flat.size, (param.name, param.n, flat.size)
+            for part in param.buffers:
+                self.session.write(self._index[trial, part.name], flat[begin : begin + part.n])
+                begin += part.n
+
+    def run(self, trial: int) -> None:
+        self.session.run(DECODE, *self._steps[trial])
+
+    def read(self, trial: int, name: str, out: Array) -> None:
+        """Fill `out` from a buffer that is no weight."""
+        self.session.read(self._index[trial, name], out)
+
+    def seconds(self, reps: int) -> list[float]:
+        """The median time of each trial over `reps` rounds in which all take turns."""
+        steps = self.session.profile(DECODE, reps)
+        return [float(steps[first : first + n].sum()) for first, n in self._steps]
+
+
+class _Plan:
+    """Buffers, kernels and steps of a file of trials."""
+
+    def __init__(self, trials: Sequence[Trial], target: Target) -> None:
+        self.target = target
+        kernels = [kernel for trial in trials for kernel in trial.kernels]
+        self.code: Code = backend(target).compile(kernels, target, lambda _: None)
+        self.index: dict[tuple[int, str], int] = {}
+        self.steps_of: list[tuple[int, int]] = []
+        self.buffers: list[moss_file.Buffer] = []
+        self.kernels: list[moss_file.Kernel] = []
+        self.steps: list[moss_file.Step] = []
+        self.arena_bytes = 0
+        for i, trial in enumerate(trials):
+            for param in (*trial.params, *trial.scratch):
+                for part in param.buffers:
+                    self.index[i, part.name] = self._buffer(f"{i}/{part.name}", part.n * itemsize(part.dtype))
+            first = len(self.steps)
+            for kernel in trial.kernels:
+                self._step(i, kernel)
+            self.steps_of.append((first, len(trial.kernels)))
+
+    def _buffer(self, name: str, n_bytes: int) -> int:
+        self.buffers.append(
+            moss_file.Buffer(name, moss_file.Region.ARENA, moss_file.DType.U8, self.arena_bytes, n_bytes)
+        )
+        self.arena_bytes += -(-n_bytes // _ALIGN) * _ALIGN
+        return len(self.buffers) - 1
+
+    def _step(self, trial: int, kernel: Generated) -> None:
+        params = tuple(
+            moss_file.Param(
+                p.n * itemsize(p.dtype),
+                moss_file.Access(moss_file.Access.READ * p.read | moss_file.Access.WRITTEN * p.written),
+            )
+            for p in kernel.buffers
+        )
+        name = kernel.name
+        local_bytes = self.code.local_bytes.get(name, 0)
+        made = moss_file.Kernel(name, params, *self.code.symbols[name], kernel.block, local_bytes)
+        args = tuple(self.index[trial, p.name] for p in kernel.buffers)
+        self.steps.append(moss_file.Step(len(self.kernels), args, kernel.grid, f"{trial}/{name}", kernel.small))
+        self.kernels.append(made)
+
+    def file(self) -> moss_file.MossFile:
+        n = len(self.buffers)
+        io = [
+            moss_file.Buffer(f"io{i}", moss_file.Region.IO, dtype, i * _ALIGN, 8)
+            for i, dtype in enumerate((moss_file.DType.I32, moss_file.DType.I32, moss_file.DType.F32))
+        ]
+        kinds = (moss_file.EntryKind.DECODE, moss_file.EntryKind.PREFILL)
+        return moss_file.MossFile(
+            model_hash=bytes(32),
+            vocab_size=1,
+            chunk=1,
+            max_context=0,
+            n_params=2,
+            state_bytes=0,
+            arena_bytes=self.arena_bytes,
+            io_bytes=len(io) * _ALIGN,
+            weights_bytes=0,
+            buffers=[*self.buffers, *io],
+            kernels=self.kernels,
+            steps=self.steps,
+            entries=[
+                moss_file.Entry(kind.name.lower(), kind, 0, len(self.steps), 1, 1, n, n + 1, n + 2) for kind in kinds
+            ],
+            code=self.code.code,
+            meta={
+                "driver": self.target.driver,
+                "features": ",".join(self.code.features),
+                **({"arch": self.target.arch} if isinstance(self.target, CpuTarget) else {}),
+            },
+        )
+
+
+_ALIGN = 512  # as in the plan of a model

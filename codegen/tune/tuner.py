@@ -1,0 +1,252 @@
+"""A tuning run: which kernels are tried, in which order, and what is kept of it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mossnet_tg.codegen.moss_file import EntryKind
+from mossnet_tg.codegen.plan import Plan
+from mossnet_tg.codegen.schedules.space import fits, space, widths
+from mossnet_tg.codegen.schedules.tuning import matrix_key
+from mossnet_tg.codegen.tune.measure import Choice, Measurer, Outcome, Subject
+from mossnet_tg.codegen.tune.records import Records
+from mossnet_tg.codegen.tune.search import Search
+from mossnet_tg.codegen.tune.twin import Twin
+
+# A width of panels is searched further while its kernels take at most so much more than the best width's.
+_PROMISING = 1.1
+# A choice is kept when in the last run beside the default it takes at most so much of its time.
+_KEPT = 0.98
+_FINAL_ROUNDS = 3
+
+
+@dataclass
+class Track:
+    """The search of one subject at one width. `best` and `best_ratio` are of the default's time."""
+
+    subject: Subject
+    width: int
+    search: Search | None
+    best: Choice | None = None
+    best_ratio: float = float("inf")
+    stale: int = 0
+    exhausted: bool = False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A choice that was measured, `at_s` after the start: for curves."""
+
+    task: str
+    choice: Choice
+    outcome: Outcome
+    at_s: float
+    remembered: bool
+
+
+@dataclass
+class Tuned:
+    """What a run found: by task the choice, and what default and choice took side by side."""
+
+    choices: dict[str, Choice] = field(default_factory=dict)
+    default_s: dict[str, float] = field(default_factory=dict)
+    tuned_s: dict[str, float] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)
+
+
+def subjects(
+    plan: Plan, twin: Twin, step_s: Mapping[EntryKind, Sequence[float]], schedule: Any, seed: int
+) -> list[Subject]:
+    """What can be tuned, what takes longest first. `step_s` are the seconds of the plan's steps with the defaults; a
+    token is decoded once, and was a part of a prompt once.
+    """
+    weights: dict[str, float] = defaultdict(float)
+    first: dict[str, int] = {}
+    for i, use in enumerate(plan.uses):
+        if use.entry in step_s:
+            text = use.workload.task.text
+            n_tokens = 1 if use.entry == EntryKind.DECODE else plan.chunk
+            weights[text] += sum(step_s[use.entry][use.first_step : use.first_step + use.n_steps]) / n_tokens
+            first.setdefault(text, i)
+    samples = twin.samples(first.values(), seed)
+    total = sum(weights.values())
+    found = [Subject(plan.uses[i].workload, schedule, samples[i], weights[text] / total) for text, i in first.items()]
+    return sorted(found, key=lambda s: -s.weight)
+
+
+class Tuner:
+    """Searches for `subjects` until time or trials are over; what the records know is not measured again."""
+
+    def __init__(
+        self,
+        subjects: Sequence[Subject],
+        measurer: Measurer,
+        records: Records,
+        seed: int,
+        told: Callable[[Trial], None] = lambda trial: None,
+    ) -> None:
+        self.measurer, self.records, self.told = measurer, records, told
+        self.started, self.n_trials = time.monotonic(), 0
+        self.tracks = [track for subject in subjects for track in _tracks(subject, seed)]
+
+    def run(self, time_s: float, n_trials: int | None) -> None:
+        """Search until `time_s` have passed since the start, or until `n_trials` were measured."""
+
+        def over() -> bool:
+            return time.monotonic() - self.started >= time_s or (n_trials is not None and self.n_trials >= n_trials)
+
+        for subject in dict.fromkeys(id(t.subject) for t in self.tracks):
+            if over():
+                return
+            self._first([t for t in self.tracks if id(t.subject) == subject])
+        while not over():
+            track = max(self.tracks, key=self._hope)
+            if self._hope(track) <= 0:
+                return
+            self._further(track)
+
+    def _first(self, tracks: Sequence[Track]) -> None:
+        """The default's fields at every width."""
+        others = [t for t in tracks if t.width != t.subject.default.width]
+        for track in tracks:
+            if track not in others:
+                track.best, track.best_ratio = track.subject.default, 1.0
+        if others:
+            self._measure(others[0].subject, [(t, Choice({}, t.width)) for t in others])
+
+    def _further(self, track: Track) -> None:
+        assert track.search is not None
+        candidates = track.search.propose()
+        if not candidates:
+            track.exhausted = True
+            return
+        before = track.best_ratio
+        choices = [Choice(c.fields, track.width) for c in candidates]
+        outcomes = self._measure(track.subject, [(track, choice) for choice in choices])
+        track.search.tell(candidates, [o.ratio for o in outcomes])
+        done = [(c, o.ratio) for c, o in zip(candidates, outcomes, strict=True) if o.ratio is not None]
+        if usual := self.measurer.default_s(track.subject.workload.task.text):
+            self.records.commit(track.search.module, [c.record for c, _ in done], [ratio * usual for _, ratio in done])
+        track.stale = 0 if track.best_ratio < 0.99 * before else track.stale + 1
+
+    def _measure(self, subject: Subject, wanted: Sequence[tuple[Track, Choice]]) -> list[Outcome]:
+        """Outcomes in order, those that are known from the records."""
+        text = subject.workload.task.text
+        known = [self.records.known(text, choice.key) for _, choice in wanted]
+        new = [choice for (_, choice), outcome in zip(wanted, known, strict=True) if outcome is None]
+        if new:
+            self.records.begin(text, new)
+            measured = self.measurer.measure(subject, new)
+            self.records.end(text, new, measured)
+            self.n_trials += len(new)
+        else:
+            measured = []
+        fresh, outcomes = iter(measured), []
+        for (track, choice), old in zip(wanted, known, strict=True):
+            outcome = next(fresh) if old is None else old
+            outcomes.append(outcome)
+            if outcome.ratio is not None and outcome.ratio < track.best_ratio:
+                track.best, track.best_ratio = choice, outcome.ratio
+            self.told(Trial(text, choice, outcome, time.monotonic() - self.started, old is not None))
+        return outcomes
+
+    # ---- where to go on
+
+    def _hope(self, track: Track) -> float:
+        """How much a token's time may still win there."""
+        if track.exhausted or track.search is None:
+            return 0.0
+        if track.width and (ratio := self._behind(track)) > 1:
+            if ratio > _PROMISING:
+                return 0.0
+            return 0.3 * track.subject.weight * 0.5**track.stale
+        return track.subject.weight * float(0.5**track.stale)
+
+    def _behind(self, track: Track) -> float:
+        """What the track's width takes of all that read its matrices, beside the best width."""
+        costs = self._costs(_key(track.subject))
+        return costs[track.width] / min(costs.values())
+
+    def _costs(self, key: str) -> dict[int, float]:
+        found: dict[int, float] = defaultdict(float)
+        for track in self.tracks:
+            if track.width and _key(track.subject) == key:
+                found[track.width] += track.subject.weight * track.best_ratio
+        return found
+
+    # ---- what is kept
+
+    def conclude(self) -> Tuned:
+        """For each task, and for all tasks of the same matrices together, the best choice, where it beats the default in
+        a last run of both.
+        """
+        tuned = Tuned()
+        keys = dict.fromkeys(_key(t.subject) for t in self.tracks if t.width)
+        for key in keys:
+            costs = self._costs(key)
+            order = sorted(costs, key=lambda width: costs[width])
+            default = next(t.subject.default.width for t in self.tracks if t.width and _key(t.subject) == key)
+            for width in dict.fromkeys((order[0], default)):
+                group = [t for t in self.tracks if t.width == width and _key(t.subject) == key]
+                if all(t.best is not None for t in group) and self._keep(tuned, group, together=width != default):
+                    tuned.widths[key] = width
+                    break
+        self._keep(tuned, [t for t in self.tracks if not t.width], together=False)
+        return tuned
+
+    def _keep(self, tuned: Tuned, tracks: Sequence[Track], together: bool) -> bool:
+        """Whether any choice is kept; `together`: all of them or none."""
+        pairs = {id(t): self._paired(t) for t in tracks if t.best is not None}
+        if together:
+            before = sum(t.subject.weight for t in tracks)
+            after = sum(t.subject.weight * pairs[id(t)][1] / pairs[id(t)][0] for t in tracks)
+            kept = list(tracks) if after < _KEPT * before else []
+        else:
+            kept = [t for t in tracks if id(t) in pairs and pairs[id(t)][1] < _KEPT * pairs[id(t)][0]]
+        for track in kept:
+            text = track.subject.workload.task.text
+            assert track.best is not None
+            tuned.choices[text] = track.best
+            tuned.default_s[text], tuned.tuned_s[text] = pairs[id(track)]
+        return bool(kept)
+
+    def _paired(self, track: Track) -> tuple[float, float]:
+        """Seconds of the default and of the best choice, in turns."""
+        assert track.best is not None
+        if track.best == track.subject.default:
+            seconds = self.measurer.default_s(track.subject.workload.task.text) or 1.0
+            return seconds, seconds
+        found = [self.measurer.pair(track.subject, track.best) for _ in range(_FINAL_ROUNDS)]
+        ratio = float(np.median([tuned / default for default, tuned in found]))
+        default = float(np.median([default for default, _ in found]))
+        return default, default * ratio
+
+
+def _key(subject: Subject) -> str:
+    return matrix_key(*subject.workload.task.matrices[0])
+
+
+def _tracks(subject: Subject, seed: int) -> Iterator[Track]:
+    """One for each width, or one of width 0; none for what leaves no choice."""
+    task = subject.workload.task
+    of_task = subject.schedule.of_task(task)
+    # Matrices that lie differently would need a width each: no kernel of ours reads such.
+    alike = len({matrix_key(*m) for m in task.matrices}) == 1
+    for width in (widths(of_task, task) if alike else ()) or (0,):
+        fields = space(of_task, task)
+
+        def fitting(chosen: Mapping[str, int], width: int = width) -> bool:
+            return fits(subject.tuned(Choice(chosen, width)).of_task(task), task)
+
+        if not fitting({}) and width != 0:
+            continue
+        several = any(len(values) > 1 for values in fields.values())
+        if several or width:
+            search = Search(f"{task.text} | width {width}", fields, fitting, seed) if several else None
+            yield Track(subject, width, search)
