@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 import struct
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,13 +37,16 @@ from mossnet_tg.engine import (
 from mossnet_tg.errors import DeviceError, MossnetError, UsageError
 from mossnet_tg.sampling import SamplingParams
 from mossnet_tg.targets.frames import MAX_BYTES, Answer, Connection, Request, text
-from mossnet_tg.targets.transport import Local, Transport, own_runner
+from mossnet_tg.targets.transport import Local, Transport, own_runner, transport
 
 # What a GPU's driver may take for a run before it gives the device up, where nobody says.
 _TIMEOUT_S = 30.0
 # The runner's own end comes after that, so that it is the driver that says what happened.
 _LATER_S = 1.0
 _LOAD_S = 600.0
+_PUT_S = 60.0
+_PIECE = 1 << 18
+_WINDOW = 1 << 22  # of pieces that are sent before the answer to the first of them is asked for
 _HELLO_S = 30.0
 _HELLOS = 3
 
@@ -63,6 +68,11 @@ class Runner:
     def local(cls) -> Runner:
         """A runner on this machine: what crashes or hangs there does not take this process with it."""
         return cls(Local(own_runner()))
+
+    @classmethod
+    def at(cls, place: str) -> Runner:
+        """A runner at `ssh:[USER@]HOST`, `adb:SERIAL` or, for the only device that is plugged in, `adb:`."""
+        return cls(transport(place))
 
     def _connect(self) -> tuple[Connection, dict[str, str]]:
         for _ in range(_HELLOS):
@@ -143,14 +153,48 @@ class Runner:
         *,
         allow_native: bool = False,
         device: str = "",
-        cache_dir: str | os.PathLike[str] = "",
+        cache_dir: str | os.PathLike[str] | None = None,
         timeout_s: float = 0,
+        progress: Callable[[str], None] = lambda step: None,
     ) -> RemoteModel:
         """Load a model.moss of this machine there; the arguments are those of `CompiledModel`.
 
-        `timeout_s` is also what a run may take on the processor: after that, and a second more, the runner ends.
+        Where this machine's files are not seen it is sent, once: it stays there under a hash of what is in it.
+        `cache_dir` is a folder there (None: one beside the models, and none on this machine). `timeout_s` is also what
+        a run may take on the processor: after that, and a second more, the runner ends.
         """
-        return RemoteModel(self, path, allow_native, device, cache_dir, timeout_s)
+        if cache_dir is None:
+            cache_dir = "" if self.transport.shares_files else "programs"
+        name = os.fspath(Path(path).resolve()) if self.transport.shares_files else self._sent(Path(path), progress)
+        return RemoteModel(self, name, allow_native, device, os.fsencode(cache_dir), timeout_s)
+
+    def _sent(self, path: Path, progress: Callable[[str], None]) -> str:
+        """The name of a file there that is this one."""
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest = _sha256(file)
+                if not _unpack("<I", self.connection.call(Request.HAS, digest + struct.pack("<Q", size)))[0]:
+                    file.seek(0)
+                    self._send(file, digest, size, progress)
+        except OSError as e:
+            raise MossnetError(f"{path}: {e.strerror}") from None
+        return f"{digest.hex()}.moss"
+
+    def _send(self, file: BinaryIO, digest: bytes, size: int, progress: Callable[[str], None]) -> None:
+        for start in range(0, max(size, 1), _WINDOW):
+            progress(f"sending the model to {self.place}: {start >> 20} of {size >> 20} MiB")
+            sent = []
+            for offset in range(start, min(start + _WINDOW, max(size, 1)), _PIECE):
+                payload = digest + struct.pack("<QQ", size, offset) + file.read(_PIECE)
+                sent.append(self.connection.send(Request.PUT, payload, _PUT_S, quiet=True))
+            try:
+                for answer in sent:
+                    answer.result()
+            except DeviceError:
+                raise
+            except MossnetError as e:
+                raise MossnetError(f"{self.place}: {e}", self.transport.room(str(e))) from None
 
 
 class _Handle:
@@ -189,17 +233,17 @@ class RemoteModel(_Handle):
     def __init__(
         self,
         runner: Runner,
-        path: str | os.PathLike[str],
+        file: str,
         allow_native: bool,
         device: str,
-        cache_dir: str | os.PathLike[str],
+        cache_dir: bytes,
         timeout_s: float,
     ) -> None:
         self.library = runner  # what says of the machine
         self.timeout_s = timeout_s or _TIMEOUT_S
         connection = runner.connection
         payload = struct.pack("<II", ALLOW_NATIVE if allow_native else 0, round(timeout_s * 1000))
-        payload += text(os.fspath(Path(path).resolve())) + text(device) + text(os.fsencode(cache_dir))
+        payload += text(file) + text(device) + text(cache_dir)
         answer = connection.call(Request.LOAD, payload, _LOAD_S)
         super().__init__(connection, _unpack("<I", answer[:4])[0])
         self.info = ModelInfo.of(InfoStruct.from_buffer_copy(answer[4:]))
@@ -457,6 +501,13 @@ class RemoteSampler(_Handle):
                 raise UsageError(f"logits of shape {array.shape}, expected one dimension")
             answer = self.connection.send(Request.PICK_FROM, self.number + array.tobytes())
         return int(_unpack("<i", answer.result())[0])
+
+
+def _sha256(file: BinaryIO) -> bytes:
+    total = hashlib.sha256()
+    while block := file.read(1 << 20):
+        total.update(block)
+    return total.digest()
 
 
 def _facts(lines: bytes) -> dict[str, str]:
