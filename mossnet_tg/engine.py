@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 import mossnet_tg
-from mossnet_tg.errors import ArtifactError, ConsentError, DeviceError, MossnetError, UsageError
+from mossnet_tg.errors import MossnetError, UsageError, of_status
 from mossnet_tg.sampling import SamplingParams
 
 ABI_VERSION = 2
@@ -32,27 +32,8 @@ DECODE, PREFILL, SCORE = 0, 1, 2
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 Logits = npt.NDArray[np.float32]
 
-_ALLOW_NATIVE = 1
+ALLOW_NATIVE = 1
 _ENTRY_KINDS = 3
-
-# By number, as in `mossnet.h`: which error a status becomes.
-_ERRORS: tuple[type[MossnetError], ...] = (
-    MossnetError,  # OK: never raised
-    UsageError,  # ARGUMENT
-    MossnetError,  # MEMORY
-    MossnetError,  # IO
-    ArtifactError,  # FORMAT
-    ArtifactError,  # UNSUPPORTED
-    ConsentError,  # CONSENT
-    ArtifactError,  # STATE
-    UsageError,  # CONTEXT
-    DeviceError,  # DEVICE
-)
-_HINTS = {
-    5: "compile the model on this machine, or for another target or device: mossnet-tg targets shows what there is",
-    6: "native code runs with your rights: allow it only for files whose maker you trust",
-    8: "start a new session, or compile the model with a larger context",
-}
 
 
 class _Error(ctypes.Structure):
@@ -69,7 +50,7 @@ class _Options(ctypes.Structure):
     )
 
 
-class _Info(ctypes.Structure):
+class InfoStruct(ctypes.Structure):
     _fields_ = (
         ("vocab_size", c_uint32),
         ("chunk", c_uint32),
@@ -88,7 +69,7 @@ class _Info(ctypes.Structure):
     )
 
 
-class _Sampling(ctypes.Structure):
+class SamplingStruct(ctypes.Structure):
     _fields_ = (
         ("temperature", c_float),
         ("top_p", c_float),
@@ -112,7 +93,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "devices": (_STATUS, (c_char_p, c_char_p, c_size_t, POINTER(c_size_t))),
     "model_load": (_STATUS, (c_char_p, POINTER(_Options), POINTER(c_void_p))),
     "model_free": (None, (c_void_p,)),
-    "model_info": (None, (c_void_p, POINTER(_Info))),
+    "model_info": (None, (c_void_p, POINTER(InfoStruct))),
     "model_meta": (c_char_p, (c_void_p, c_char_p)),
     "model_tokenizer": (c_void_p, (c_void_p, POINTER(c_size_t))),
     "model_device": (c_size_t, (c_void_p, c_char_p, c_size_t)),
@@ -133,7 +114,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "session_read": (_STATUS, (c_void_p, c_uint32, c_void_p, c_size_t)),
     "session_write": (_STATUS, (c_void_p, c_uint32, c_void_p, c_size_t)),
     "session_profile": (_STATUS, (c_void_p, c_uint32, c_uint32, c_void_p)),
-    "sampler_new": (_STATUS, (POINTER(_Sampling), POINTER(c_void_p))),
+    "sampler_new": (_STATUS, (POINTER(SamplingStruct), POINTER(c_void_p))),
     "sampler_free": (None, (c_void_p,)),
     "sampler_accept": (None, (c_void_p, c_int32)),
     "sampler_pick": (_STATUS, (c_void_p, c_void_p, c_size_t, POINTER(c_int32))),
@@ -189,8 +170,7 @@ class Library:
         error = _Error()
         status = self._calls[name](*arguments, byref(error))
         if status:
-            kind = _ERRORS[status] if status < len(_ERRORS) else MossnetError
-            raise kind(error.text.decode(errors="replace"), _HINTS.get(status))
+            raise of_status(status, error.text.decode(errors="replace"))
 
     @property
     def version(self) -> str:
@@ -219,7 +199,7 @@ class Library:
         self.check("devices", driver.encode(), None, 0, byref(needed))
         text = ctypes.create_string_buffer(needed.value)
         self.check("devices", driver.encode(), text, len(text), byref(needed))
-        return _facts(text.value)
+        return device_facts(text.value)
 
     def read_bandwidth(self, n_bytes: int = 256 << 20, n_threads: int = 0, reps: int = 10) -> float:
         """Bytes per second at which memory is read, the best of `reps` passes."""
@@ -228,7 +208,7 @@ class Library:
         return speed.value
 
 
-def _facts(text: bytes) -> list[dict[str, str]]:
+def device_facts(text: bytes) -> list[dict[str, str]]:
     """Lines key=value; each device begins with its name."""
     found: list[dict[str, str]] = []
     for line in text.decode(errors="replace").splitlines():
@@ -256,6 +236,12 @@ class ModelInfo:
     io_bytes: int
     session_bytes: int
     model_hash: str
+
+    @classmethod
+    def of(cls, info: InfoStruct) -> ModelInfo:
+        """The same as `mossnet_info` holds it."""
+        numbers = {field.name: getattr(info, field.name) for field in dataclasses.fields(cls)}
+        return cls(**{**numbers, "n_steps": tuple(info.n_steps), "model_hash": bytes(info.model_hash).hex()})
 
 
 class _Handle:
@@ -308,7 +294,7 @@ class CompiledModel(_Handle):
         library = library or Library.default()
         pointer = c_void_p()
         options = _Options(
-            _ALLOW_NATIVE if allow_native else 0, round(timeout_s * 1000), device.encode(), os.fsencode(cache_dir)
+            ALLOW_NATIVE if allow_native else 0, round(timeout_s * 1000), device.encode(), os.fsencode(cache_dir)
         )
         library.check("model_load", os.fsencode(path), byref(options), byref(pointer))
         super().__init__(library, pointer)
@@ -318,23 +304,9 @@ class CompiledModel(_Handle):
         return self
 
     def _info(self) -> ModelInfo:
-        info = _Info()
+        info = InfoStruct()
         self.library.call("model_info", self.pointer, byref(info))
-        return ModelInfo(
-            vocab_size=info.vocab_size,
-            chunk=info.chunk,
-            max_context=info.max_context,
-            n_steps=(info.n_steps[DECODE], info.n_steps[PREFILL], info.n_steps[SCORE]),
-            n_buffers=info.n_buffers,
-            file_bytes=info.file_bytes,
-            weights_bytes=info.weights_bytes,
-            code_bytes=info.code_bytes,
-            state_bytes=info.state_bytes,
-            arena_bytes=info.arena_bytes,
-            io_bytes=info.io_bytes,
-            session_bytes=info.session_bytes,
-            model_hash=bytes(info.model_hash).hex(),
-        )
+        return ModelInfo.of(info)
 
     def meta(self, key: str) -> str | None:
         """A value of META (`config`, `target`, ...)."""
@@ -353,7 +325,7 @@ class CompiledModel(_Handle):
         """The device in use: `name` and what else mossnet.h says."""
         text = ctypes.create_string_buffer(self.library.call("model_device", self.pointer, None, 0))
         self.library.call("model_device", self.pointer, text, len(text))
-        return _facts(text.value)[0]
+        return device_facts(text.value)[0]
 
     def bandwidth(self, n_bytes: int = 256 << 20, reps: int = 10) -> float:
         """Bytes read and written per second when the device copies memory; on a cpu, bytes read."""
@@ -400,7 +372,7 @@ class Session(_Handle):
 
     def prefill(self, ids: Ids, *, copy: bool = True) -> Logits:
         """Reads tokens; returns the logits [vocab_size] for the one after the last."""
-        tokens, logits = _tokens(ids), c_void_p()
+        tokens, logits = token_array(ids), c_void_p()
         self.library.check("session_prefill", self.pointer, tokens.ctypes.data, len(tokens), byref(logits))
         return self._logits(logits, copy)
 
@@ -414,7 +386,7 @@ class Session(_Handle):
 
     def score(self, ids: Ids) -> Logits:
         """Reads tokens; returns the logits [len(ids), vocab_size] after each of them."""
-        tokens = _tokens(ids)
+        tokens = token_array(ids)
         out = np.empty((len(tokens), self._vocab_size), np.float32)
         self.library.check("session_score", self.pointer, tokens.ctypes.data, len(tokens), out.ctypes.data)
         return out
@@ -456,11 +428,11 @@ class Session(_Handle):
 
     def read(self, buffer: int, out: npt.NDArray[Any]) -> None:
         """Fills a contiguous array from the start of a buffer of the file."""
-        self.library.check("session_read", self.pointer, buffer, _contiguous(out).ctypes.data, out.nbytes)
+        self.library.check("session_read", self.pointer, buffer, contiguous(out).ctypes.data, out.nbytes)
 
     def write(self, buffer: int, values: npt.NDArray[Any]) -> None:
         """Writes a contiguous array to the start of a buffer of the file."""
-        self.library.check("session_write", self.pointer, buffer, _contiguous(values).ctypes.data, values.nbytes)
+        self.library.check("session_write", self.pointer, buffer, contiguous(values).ctypes.data, values.nbytes)
 
     def profile(self, entry: int, reps: int = 20) -> npt.NDArray[np.float64]:
         """Median seconds of each step of an entry. Resets the session."""
@@ -469,13 +441,13 @@ class Session(_Handle):
         return seconds
 
 
-def _contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if not array.flags.c_contiguous:
         raise ValueError("the array is not contiguous")
     return array
 
 
-def _tokens(ids: Ids) -> npt.NDArray[np.int32]:
+def token_array(ids: Ids) -> npt.NDArray[np.int32]:
     array = np.asarray(ids)
     if array.ndim != 1 or not array.size:
         raise UsageError(f"token ids of shape {array.shape}, expected one dimension with at least one token")
@@ -497,7 +469,7 @@ class Sampler(_Handle):
 
     def __init__(self, params: SamplingParams | None = None, *, library: Library | None = None) -> None:
         library = library or Library.default()
-        sampling = _Sampling(**dataclasses.asdict(params or SamplingParams()))
+        sampling = SamplingStruct(**dataclasses.asdict(params or SamplingParams()))
         pointer = c_void_p()
         library.check("sampler_new", byref(sampling), byref(pointer))
         super().__init__(library, pointer)

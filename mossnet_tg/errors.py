@@ -40,3 +40,29 @@ class ArtifactError(MossnetError):
     """A compiled model and the machine or runtime that should run it do not fit (exit code 4)."""
 
     exit_code = 4
+
+
+# By number, as in `mossnet.h`: which error a status becomes.
+_BY_STATUS: tuple[type[MossnetError], ...] = (
+    MossnetError,  # OK: never raised
+    UsageError,  # ARGUMENT
+    MossnetError,  # MEMORY
+    MossnetError,  # IO
+    ArtifactError,  # FORMAT
+    ArtifactError,  # UNSUPPORTED
+    ConsentError,  # CONSENT
+    ArtifactError,  # STATE
+    UsageError,  # CONTEXT
+    DeviceError,  # DEVICE
+)
+_HINTS = {
+    5: "compile the model on this machine, or for another target or device: mossnet-tg targets shows what there is",
+    6: "native code runs with your rights: allow it only for files whose maker you trust",
+    8: "start a new session, or compile the model with a larger context",
+}
+
+
+def of_status(status: int, text: str) -> MossnetError:
+    """The error that libmossnet says with a status and a text."""
+    kind = _BY_STATUS[status] if status < len(_BY_STATUS) else MossnetError
+    return kind(text, _HINTS.get(status))

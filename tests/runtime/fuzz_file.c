@@ -6,7 +6,7 @@
  * prints 0 or 1 each fuzz_file MODEL random N SEED   N random mutants; prints how many were accepted and how many of
  * them ran
  */
-#include "session.h"
+#include "mock_driver.h"
 
 #include <sanitizer/asan_interface.h>
 #include <stdatomic.h>
@@ -16,110 +16,12 @@
 
 enum { SMALL = 1 << 20 }; /* a plan that wants more memory is judged, but not run */
 
-struct mn_device {
-    const mn_file *file;
-    const unsigned char *data;
-};
-
-struct mn_queue {
-    const mn_device *device;
-    unsigned char *region[MN_REGIONS];
-};
-
 static unsigned long n_ran;
 
 /* model.c's would unmap the file. */
 void mossnet_model_free(mossnet_model *model) {
     atomic_fetch_sub(&model->n_users, 1);
 }
-
-static void must_be_memory(const void *at, uint64_t bytes) {
-    if (bytes && __asan_region_is_poisoned((void *)(uintptr_t)at, bytes)) {
-        fprintf(stderr, "a range of an accepted plan lies outside its memory\n");
-        abort();
-    }
-}
-
-static void mock_stop(mn_queue *queue) {
-    for (int region = MN_STATE; region < MN_REGIONS; region++)
-        free(queue->region[region]);
-    free(queue);
-}
-
-static mossnet_status mock_start(mn_device *device, uint32_t n_threads, mn_queue **out, mossnet_error *error) {
-    const mn_file *file = device->file;
-    mn_queue *queue = calloc(1, sizeof *queue);
-    (void)n_threads;
-    queue->device = device;
-    queue->region[MN_WEIGHTS] = (unsigned char *)(uintptr_t)device->data + file->weights.offset;
-    for (int region = MN_STATE; region < MN_REGIONS; region++)
-        queue->region[region] = calloc(1, file->region_bytes[region]);
-    *out = queue;
-    return mn_ok(error);
-}
-
-static uint32_t mock_threads(const mn_queue *queue) {
-    (void)queue;
-    return 1;
-}
-
-static mossnet_status mock_run(mn_queue *queue, uint32_t first_step, uint32_t n_steps, mossnet_error *error) {
-    const mn_file *file = queue->device->file;
-    for (uint32_t i = first_step; i < first_step + n_steps; i++) {
-        const mn_step *step = &file->steps[i];
-        const mn_kernel *kernel = &file->kernels[step->kernel];
-        must_be_memory(queue->device->data + file->code.offset + kernel->code.offset, kernel->code.bytes);
-        must_be_memory(file->strings + step->label, strlen(file->strings + step->label) + 1);
-        for (uint32_t a = 0; a < step->n_args; a++) {
-            const mn_param *param = &file->params[kernel->first_param + a];
-            const mn_buffer *buffer = &file->buffers[file->args[step->first_arg + a]];
-            unsigned char *at = queue->region[buffer->region] + buffer->offset;
-            must_be_memory(at, param->bytes);
-            if (param->access & MN_ACCESS_WRITTEN && param->bytes) at[param->bytes - 1] ^= 1;
-        }
-    }
-    return mn_ok(error);
-}
-
-static mossnet_status mock_wait(mn_queue *queue, mossnet_error *error) {
-    (void)queue;
-    return mn_ok(error);
-}
-
-static mossnet_status mock_read(const mn_queue *queue, uint32_t region, uint64_t offset, uint64_t bytes, void *out,
-                                mossnet_error *error) {
-    memcpy(out, queue->region[region] + offset, bytes);
-    return mn_ok(error);
-}
-
-static mossnet_status mock_write(mn_queue *queue, uint32_t region, uint64_t offset, uint64_t bytes, const void *in,
-                                 mossnet_error *error) {
-    memcpy(queue->region[region] + offset, in, bytes);
-    return mn_ok(error);
-}
-
-static mossnet_status mock_clear(mn_queue *queue, uint32_t region, mossnet_error *error) {
-    memset(queue->region[region], 0, queue->device->file->region_bytes[region]);
-    return mn_ok(error);
-}
-
-static mossnet_status mock_view(const mn_queue *queue, uint32_t region, uint64_t offset, uint64_t bytes,
-                                const void **out, mossnet_error *error) {
-    must_be_memory(queue->region[region] + offset, bytes);
-    *out = queue->region[region] + offset;
-    return mn_ok(error);
-}
-
-static const mn_driver MOCK = {.name = "mock",
-                               .start = mock_start,
-                               .stop = mock_stop,
-                               .threads = mock_threads,
-                               .run = mock_run,
-                               .wait = mock_wait,
-                               .read = mock_read,
-                               .write = mock_write,
-                               .clear = mock_clear,
-                               .view = mock_view};
 
 static void must(mossnet_status status, const mossnet_error *error) {
     if (!status || status == MOSSNET_CONTEXT) return; /* max_context may be small */
@@ -177,7 +79,7 @@ static int small(const mn_file *file) {
 
 /* `copy` is an allocation of `size` bytes. */
 static int judge(unsigned char *copy, size_t size) {
-    mossnet_model model = {.data = copy, .bytes = size, .driver = &MOCK, .n_users = 1};
+    mossnet_model model = {.data = copy, .bytes = size, .driver = &mn_driver_cpu, .n_users = 1};
     mossnet_error error;
     mossnet_status status = mn_file_parse(copy, size, &model.file, &error);
     if (status != MOSSNET_OK && status != MOSSNET_FORMAT) abort();

@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from mossnet_tg.engine import Library, Sampler, _Sampling
+from mossnet_tg.engine import Library, Sampler, SamplingStruct
 from mossnet_tg.errors import UsageError
 from mossnet_tg.sampling import SamplingParams
 
@@ -211,7 +211,7 @@ def test_wrong_parameters_are_refused(options):
     """By the library itself; `SamplingParams` refuses them before it."""
     fields = {"top_p": 1, "repetition_penalty": 1, **options}
     with pytest.raises(UsageError, match=next(iter(options))):
-        Library.default().check("sampler_new", ctypes.byref(_Sampling(**fields)), ctypes.byref(ctypes.c_void_p()))
+        Library.default().check("sampler_new", ctypes.byref(SamplingStruct(**fields)), ctypes.byref(ctypes.c_void_p()))
     with pytest.raises(UsageError, match=next(iter(options))):
         SamplingParams(**options)
 

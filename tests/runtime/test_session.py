@@ -86,8 +86,8 @@ def test_score_gives_the_logits_of_each_token(load, n, with_score):
     assert (SCORE in kinds) == (with_score and n > 1)
 
 
-def test_views_are_overwritten_and_copies_are_not(load):
-    session = load().session(1)
+def test_views_are_overwritten_and_copies_are_not(load_here):
+    session = load_here().session(1)
     view, copy = session.decode(1, copy=False), session.decode(2)
     assert np.array_equal(view, copy)  # the second call came between
     assert not view.flags.writeable
@@ -294,8 +294,8 @@ def test_sessions_of_several_threads_share_a_model(load):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_runs_without_the_threads_it_does_not_have(load):
-    session = load().session(2)
+def test_a_forked_process_runs_without_the_threads_it_does_not_have(load_here):
+    session = load_here().session(2)
     session.prefill(TEXT)
     child = os.fork()
     if not child:
