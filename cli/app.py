@@ -32,6 +32,7 @@ VERBS = {
     "targets": "targets",
     "bench": "bench",
     "doctor": "doctor",
+    "tune": "tune",
 }
 
 

@@ -264,7 +264,8 @@ def _profile(console: Console, moss: MossFile, session: Session) -> None:
 def _facts(model: Model, moss: MossFile) -> dict[str, Any]:
     """What all rows say of the model, the build and the machine."""
     from mossnet_tg.cli.devices import device_of
-    from mossnet_tg.cli.machine import commit, cpu_name
+    from mossnet_tg.cli.machine import commit
+    from mossnet_tg.targets.processor import cpu_name
 
     return {
         "version": mossnet_tg.__version__,

@@ -28,17 +28,25 @@ FILE_NAME = "model.moss"
 @click.command()
 @options.model_argument
 @options.target
+@options.device
 @click.option("-o", "--out", metavar="DIR", required=True, help=f"The folder in which {FILE_NAME} appears.")
 @options.plan
 @options.verbosity
 @click.pass_obj
 def command(
-    console: Console, model: str | None, target: str | None, out: str, chunk: int | None, context: int | None
+    console: Console,
+    model: str | None,
+    target: str | None,
+    device: str,
+    out: str,
+    chunk: int | None,
+    context: int | None,
 ) -> None:
     """Compile a checkpoint into one file, model.moss.
 
     MODEL is a checkpoint folder or a .safetensors file; the bundled demo when left out. The file appears when it is
-    complete or not at all. Its path goes to stdout. No target needs its device here; cuda needs NVRTC or nvcc.
+    complete or not at all. Its path goes to stdout. No target needs its device here; cuda needs NVRTC or nvcc. Where
+    there are records of tuning (see: mossnet-tg tune) for --device, the kernels are made by them.
 
     \b
     Examples:
@@ -52,7 +60,7 @@ def command(
     if model is not None and _is_compiled(Path(model)):
         raise UsageError(f"{model}: a compiled model, expected a checkpoint", "mossnet-tg inspect shows what it holds")
     checkpoint = Checkpoint.open(DEMO if model is None else model)
-    resolved = compiled_target(target)
+    resolved = compiled_target(target, device)
     plan = options.compile_options(chunk, context)
     path = _prepared(Path(out)) / FILE_NAME
     console.note(
@@ -61,8 +69,11 @@ def command(
     started = time.perf_counter()
     console.step("loading the compiler")
     from mossnet_tg.codegen.compile import compile_checkpoint  # brings TVM, which takes seconds
+    from mossnet_tg.codegen.tune.shelf import lookup
+    from mossnet_tg.targets.table import KINDS
 
-    compile_checkpoint(checkpoint, resolved, path, plan, console.step)
+    found = lookup(resolved, KINDS[resolved.kind].wanted(device))
+    compile_checkpoint(checkpoint, resolved, path, plan, console.step, found)
     console.clear()
     _report(console, checkpoint, resolved, path, time.perf_counter() - started)
     console.out(f"{path}\n")
@@ -112,6 +123,8 @@ def _report(console: Console, checkpoint: Checkpoint, target: Target, path: Path
         f"compiled in {seconds:.1f} s: {human(path.stat().st_size)}, {len(moss.kernels)} kernels,"
         f" {human(session)} of memory per session"
     )
+    if records := moss.meta.get("records"):
+        console.note(f"with the records of tuning: {records}")
     if names := [name for name in moss.meta.get("nan_tensors", "").split(",") if name]:
         console.warning(f"the weights hold NaN or infinity: {', '.join(names)}")
     for line in _elsewhere(target) if isinstance(target, CpuTarget) else _on_gpus(moss, target, path):

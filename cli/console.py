@@ -128,6 +128,11 @@ def table(rows: Sequence[tuple[str, ...]], right: str = "") -> Iterator[str]:
         yield "  " + "  ".join(cells)
 
 
+def is_terminal_err() -> bool:
+    """Whether a person sees stderr."""
+    return _is_terminal(sys.stderr)
+
+
 def is_terminal_out() -> bool:
     """Whether a person sees stdout."""
     return _is_terminal(sys.stdout)

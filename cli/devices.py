@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mossnet_tg.cli.facts import human
-from mossnet_tg.cli.machine import cpu_name
+from mossnet_tg.targets.processor import cpu_name
 
 if TYPE_CHECKING:
     from mossnet_tg import Model

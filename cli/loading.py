@@ -107,6 +107,8 @@ def _tell(console: Console, loaded: Loaded, wanted: Wanted) -> None:
         console.note(f"note: {device['name']} is no {kind.device.capitalize()}, for which the model was compiled")
     console.detail(1, f"loaded {model.meta('source') or wanted.path} in {loaded.seconds:.2f} s ({loaded.how})")
     console.detail(1, f"device: {in_a_line(device)}")
+    if records := model.meta("records"):
+        console.detail(1, f"with the records of tuning: {records}")
     if model.path is not None:
         info = model.engine.info
         console.detail(

@@ -78,7 +78,7 @@ def _row(kind: Kind) -> dict[str, Any]:
 
 
 def _cpu(kind: Kind) -> dict[str, Any]:
-    from mossnet_tg.cli.machine import cpu_name
+    from mossnet_tg.targets.processor import cpu_name
     from mossnet_tg.targets.table import CpuTarget
 
     row = {**_row(kind), "machine": cpu_name()}

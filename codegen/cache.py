@@ -20,6 +20,7 @@ from pathlib import Path
 import mossnet_tg
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.options import CompileOptions
+from mossnet_tg.codegen.tune.shelf import NOTHING, Found
 from mossnet_tg.errors import ArtifactError, MossnetError, UsageError
 from mossnet_tg.targets.table import Target
 from mossnet_tg.weights.checkpoint import Checkpoint
@@ -47,9 +48,9 @@ def program_folder() -> Path:
     return cache_folder() / "programs"
 
 
-def compiled_path(checkpoint: Checkpoint, target: Target, options: CompileOptions) -> Path:
-    """The file that holds `checkpoint` compiled for `target`, whether it is there or not."""
-    parts = [checkpoint.fingerprint(), repr(target), repr(sorted(asdict(options).items())), _compiler()]
+def compiled_path(checkpoint: Checkpoint, target: Target, options: CompileOptions, found: Found = NOTHING) -> Path:
+    """The file that holds `checkpoint` compiled for `target` with `found`'s choices, whether it is there or not."""
+    parts = [checkpoint.fingerprint(), repr(target), repr(sorted(asdict(options).items())), found.digest, _compiler()]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
     return cache_folder() / f"{checkpoint.name[:64]}-{target.kind}-{key}.moss"
 
@@ -65,11 +66,17 @@ def _compiler() -> str:
     return h.hexdigest()
 
 
-def cached(checkpoint: Checkpoint, target: Target, options: CompileOptions, progress: Callable[[str], None]) -> Path:
+def cached(
+    checkpoint: Checkpoint,
+    target: Target,
+    options: CompileOptions,
+    progress: Callable[[str], None],
+    found: Found = NOTHING,
+) -> Path:
     """The compiled model of `checkpoint`, from the cache or made now. Raises MossnetError, also for a folder that
     cannot be written.
     """
-    path, limit_bytes = compiled_path(checkpoint, target, options), _limit_bytes()
+    path, limit_bytes = compiled_path(checkpoint, target, options, found), _limit_bytes()
     if path.is_file():
         with contextlib.suppress(OSError):  # a cache that is only read serves as well
             os.utime(path)
@@ -84,7 +91,7 @@ def cached(checkpoint: Checkpoint, target: Target, options: CompileOptions, prog
     progress("loading the compiler")
     from mossnet_tg.codegen.compile import compile_checkpoint  # brings TVM, which takes seconds
 
-    compile_checkpoint(checkpoint, target, path, options, progress)
+    compile_checkpoint(checkpoint, target, path, options, progress, found)
     _prune(path, limit_bytes)
     return path
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import replace
 
 import mossnet_tg
 from mossnet_tg.codegen.backends import backend
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.package import write_package
 from mossnet_tg.codegen.plan import Progress, make_plan
+from mossnet_tg.codegen.tune.shelf import NOTHING, Found
 from mossnet_tg.targets.table import CpuTarget, Target
 from mossnet_tg.weights.checkpoint import Checkpoint
 
@@ -20,14 +22,21 @@ _log = logging.getLogger(__name__)
 
 
 def compile_checkpoint(
-    checkpoint: Checkpoint, target: Target, path: str | os.PathLike[str], options: CompileOptions, progress: Progress
+    checkpoint: Checkpoint,
+    target: Target,
+    path: str | os.PathLike[str],
+    options: CompileOptions,
+    progress: Progress,
+    found: Found = NOTHING,
 ) -> None:
-    """Compile `checkpoint` for `target` into the model file `path`; `progress` is told each step.
+    """Compile `checkpoint` for `target` into the model file `path`, with the choices of `found`; `progress` is told
+    each step.
 
     Raises MossnetError for what the user can mend. The file appears when it is complete, or not at all.
     """
     compiler = backend(target)
-    plan = make_plan(checkpoint, compiler.schedule(target), options, progress)
+    schedule = replace(compiler.schedule(target), tuning=found.choices.tuning)
+    plan = make_plan(checkpoint, schedule, options, progress)
     _log.debug("plan: %d kernels, %d steps, arena %d bytes", len(plan.functions), len(plan.steps), plan.arena_bytes)
     kernels = [function.generated for function in plan.functions]
     if _log.isEnabledFor(KERNEL_SOURCE):
@@ -46,5 +55,6 @@ def compile_checkpoint(
         "source": checkpoint.name,
         "eos": ",".join(map(str, checkpoint.eos_ids)),
         "nan_tensors": ",".join(checkpoint.nan_tensors()),
+        **({"records": said} if (said := found.said({use.workload.task.text for use in plan.uses})) else {}),
     }
     write_package(path, plan, code, checkpoint, meta, progress)

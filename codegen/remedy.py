@@ -16,8 +16,6 @@ from mossnet_tg.errors import MossnetError
 from mossnet_tg.targets import devices
 from mossnet_tg.targets.table import KERNEL_CLASSES, GpuTarget, Target
 
-_TYPES = ("gpu", "accelerator", "cpu")  # as the drivers prefer them
-
 
 def remedied(target: Target, device: str) -> Target:
     """`target` with what is known of the device that it would run on; one that names plain kernels itself stays.
@@ -26,7 +24,7 @@ def remedied(target: Target, device: str) -> Target:
     """
     if not isinstance(target, GpuTarget) or target.plain or target.simd:
         return target
-    chosen = _chosen(target.driver, device)
+    chosen = devices.best(target.driver, device)
     plain = remembered(target.driver, chosen) if chosen else ()
     if not plain:
         return target
@@ -60,8 +58,3 @@ def remember(driver: str, device: Mapping[str, str], plain: Sequence[str]) -> Pa
 def _path(driver: str, device: Mapping[str, str]) -> Path:
     key = hashlib.sha256(f"{driver}\n{device['name']}\n{device['driver']}".encode()).hexdigest()[:16]
     return cache_folder() / "remedies" / f"{driver}-{key}.json"
-
-
-def _chosen(driver: str, device: str) -> dict[str, str] | None:
-    """The device that the driver would take."""
-    return min(devices.named(driver, device), key=lambda d: _TYPES.index(d["type"]), default=None)

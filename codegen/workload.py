@@ -14,7 +14,7 @@ from mossnet_tg.codegen.kernels.build import Generated
 from mossnet_tg.codegen.kernels.dispatch import generate_op, op_params
 from mossnet_tg.codegen.layout import Matrix
 from mossnet_tg.codegen.schedules import Schedule
-from mossnet_tg.codegen.schedules.tuning import Task
+from mossnet_tg.codegen.tuning import Task
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ class Model:
         """The checkpoint compiled, from the cache or now."""
         from mossnet_tg.codegen.cache import cached, discard_damaged
         from mossnet_tg.codegen.remedy import remedied
+        from mossnet_tg.codegen.tune.shelf import lookup
         from mossnet_tg.targets import devices
         from mossnet_tg.targets.table import KINDS, parse_target
 
@@ -131,14 +132,15 @@ class Model:
         kind = KINDS[resolved.kind]
         name = kind.wanted(device)
         resolved = remedied(resolved, name)
-        compiled = cached(checkpoint, resolved, options, progress)
+        found = lookup(resolved, name)
+        compiled = cached(checkpoint, resolved, options, progress, found)
         try:
             try:
                 return cls._load_compiled(compiled, True, n_threads, name)
             except ArtifactError:
                 if not discard_damaged(compiled):
                     raise
-            return cls._load_compiled(cached(checkpoint, resolved, options, progress), True, n_threads, name)
+            return cls._load_compiled(cached(checkpoint, resolved, options, progress, found), True, n_threads, name)
         except DeviceError as e:
             said = "compiled, not run"
             raise devices.explained(e, said, str(compiled), kind.driver, name, device, kind.remedy) from None

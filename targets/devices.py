@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mossnet_tg.errors import DeviceError, MossnetError, UsageError
 
 # libmossnet's drivers of GPUs; each has a target of the same name.
@@ -39,6 +41,25 @@ def wanted(what: str, driver: str, default: str, device: str) -> str:
     return name or default
 
 
+_TYPES = ("gpu", "accelerator", "cpu")  # as the drivers prefer them
+
+
+def best(driver: str, name: str) -> dict[str, str] | None:
+    """The device that `driver` would take; None where there is none."""
+    return best_of(named(driver, name), name)
+
+
+def best_of(there: Sequence[dict[str, str]], name: str) -> dict[str, str] | None:
+    """Of the devices of a driver the one that it would take; None where none is named so."""
+    fitting = (d for d in there if name.lower() in _full_name(d))
+    return min(fitting, key=lambda d: _TYPES.index(d["type"]), default=None)
+
+
+def _full_name(device: dict[str, str]) -> str:
+    """What a part is looked for in: with OpenCL's platform, as libmossnet does."""
+    return f"{device.get('platform', '')} / {device['name']}".lower()
+
+
 def is_processor(driver: str, name: str) -> bool:
     """Whether the device that `driver` would take is a CPU."""
     found = named(driver, name)
@@ -68,4 +89,4 @@ def named(driver: str, name: str) -> list[dict[str, str]]:
         found = Library.default().devices(driver)
     except MossnetError:
         return []
-    return [d for d in found if name.lower() in f"{d.get('platform', '')} / {d['name']}".lower()]
+    return [d for d in found if name.lower() in _full_name(d)]

@@ -67,28 +67,50 @@ def n_slots(op: RoutedScan) -> int:
 
 def routed_scan(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule) -> Generated | list[Generated]:
     """Of one token two kernels: dt_proj's matrix streams better alone than between states."""
-    params = scan_params(op, dtypes, s.panels)
+    lanes, grouped = s.lanes * s.scan_vectors, bool(s.scan_grouped)
     if op.n_tokens > 1:
-        return _recurrence(name, op, s, params)
+        return _recurrence(name, op, s, scan_params(op, dtypes, s.panels), lanes, s.scan_states, grouped)
+    return apart(name, op, dtypes, s, lanes, s.scan_states, matmul.expert_matmul)
+
+
+def apart(
+    name: str,
+    op: RoutedScan,
+    dtypes: Sequence[str],
+    s: Schedule,
+    lanes: int,
+    scan_states: int,
+    product: Callable[[str, ExpertMatmul, Sequence[str], Any], Generated],
+) -> list[Generated]:
+    """One token in two kernels, Delta by `product` and then the recurrence, `lanes` channels a tile."""
+    params = scan_params(op, dtypes, s.panels)
     made = Param("scratch", n_slots(op) * op.d_inner)
+    others = [made, *(p for p in params if p.name not in ("weight", "bias"))]
     return [
-        _delta(f"{name}_delta", op, dtypes, s),
-        _recurrence(name, op, s, [made, *(p for p in params if p.name not in ("weight", "bias"))]),
+        _delta(f"{name}_delta", op, dtypes, s, product),
+        _recurrence(name, op, s, others, lanes, scan_states, grouped=False),
     ]
 
 
-def _delta(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
+def _delta(
+    name: str,
+    op: RoutedScan,
+    dtypes: Sequence[str],
+    s: Schedule,
+    make: Callable[[str, ExpertMatmul, Sequence[str], Any], Generated],
+) -> Generated:
     """Delta of each slot of one token into `scratch`."""
     n_in, stride = op.dt_rank, op.dt_rank + 2 * op.d_state
     routed = op.n_experts > 1 and op.update == "selected"
     product = ExpertMatmul(1, op.n_experts, n_slots(op), n_in, op.d_inner, stride, True, routed, "softplus")
-    made = matmul.expert_matmul(name, product, dtypes, s)
+    made = make(name, product, dtypes, s)
     names = {"out": "scratch", "x": "p"}
     return replace(made, params=[replace(p, name=names.get(p.name, p.name)) for p in made.params])
 
 
-def _recurrence(name: str, op: RoutedScan, s: CpuSchedule, params: Sequence[Param]) -> Generated:
-    lanes = s.lanes * s.scan_vectors
+def _recurrence(
+    name: str, op: RoutedScan, s: Schedule, params: Sequence[Param], lanes: int, scan_states: int, grouped: bool
+) -> Generated:
     with tile_kernel(name, params, channel_tiles(op.d_inner, lanes), s.group_size) as k:
         b = k.by_name
         b.setdefault("dt", b.get("scratch"))
@@ -97,10 +119,10 @@ def _recurrence(name: str, op: RoutedScan, s: CpuSchedule, params: Sequence[Para
             body = Channels(op, s, b, c, lanes)
             if op.mode == "param_mix":
                 body.mixed()
-            elif op.n_tokens > 1 and s.scan_grouped:
+            elif op.n_tokens > 1 and grouped:
                 body.grouped_by_expert()
             else:
-                body.token_sequential(s.scan_states)
+                body.token_sequential(scan_states)
 
         for_channels(op.d_inner, lanes, k.tile, channels)
     return k.generated(20 * op.n_tokens * n_slots(op) * op.d_state * op.d_inner)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from mossnet_tg.codegen.layout import Panels
-from mossnet_tg.codegen.schedules.tuning import Task, Tuning
+from mossnet_tg.codegen.tuning import Task, Tuning
 from mossnet_tg.targets.table import CpuTarget
 
 

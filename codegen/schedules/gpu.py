@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from mossnet_tg.codegen.layout import Panels
-from mossnet_tg.codegen.schedules.tuning import Task, Tuning
+from mossnet_tg.codegen.tuning import Task, Tuning
 
 _STORAGE = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
@@ -23,9 +23,10 @@ class GpuSchedule:
     threads: of a group that sums together. shared_bytes: what a group may share. most_bytes: in a buffer. token_rows:
     tokens of one thread in a product of many. group_size: threads of a group that works on single tiles. token_block:
     tokens that one thread of a convolution goes through. decay: which power of two the recurrence takes
-    (`maths.DECAYS`). half: products of many tokens multiply in float16 where the
-    weights are float16, and add up four of them before they become float32. plain: the kernel classes that are made
-    without vectors, register tiles and large groups, for a device whose compiler gets the default wrong.
+    (`maths.DECAYS`). scan_apart: of one token, Delta is a kernel of its own, and the recurrence works with a thread for
+    each channel, scan_states of its states in a row without a loop. half: products of many tokens multiply in float16
+    where the weights are float16, and add up four of them before they become float32. plain: the kernel classes that
+    are made without vectors, register tiles and large groups, for a device whose compiler gets the default wrong.
     """
 
     threads: int
@@ -37,6 +38,8 @@ class GpuSchedule:
     group_size: int = 64
     token_block: int = 8
     decay: int = 0
+    scan_apart: int = 0
+    scan_states: int = 1
     half: bool = False
     plain: tuple[str, ...] = ()
     storage: Mapping[str, str] = field(default_factory=lambda: dict(_STORAGE))

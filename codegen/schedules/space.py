@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from mossnet_tg.codegen.schedules import CpuSchedule, GpuSchedule, Schedule
-from mossnet_tg.codegen.schedules.tuning import Task
+from mossnet_tg.codegen.tuning import Task
 
 Space: TypeAlias = Mapping[str, tuple[int, ...]]
 _Fields: TypeAlias = Mapping[str, Sequence[int]]
@@ -39,6 +39,7 @@ def fits(s: Schedule, task: Task) -> bool:
 # ---- processors
 
 _STACK_FLOATS = 2048  # of a register tile: what is above is no tile in registers by far
+_LONGEST_ITEM = 16  # OpenCL's longest vector
 
 
 def _cpu(s: CpuSchedule, task: Task) -> _Fields:
@@ -58,6 +59,9 @@ def _cpu(s: CpuSchedule, task: Task) -> _Fields:
 
 
 def _cpu_fits(s: CpuSchedule) -> bool:
+    longest = max(s.lanes, s.lanes * s.scan_vectors)
+    if s.group_size is not None and longest > _LONGEST_ITEM:
+        return False
     return s.width % s.lanes == 0 and s.rows * s.width <= _STACK_FLOATS
 
 
@@ -70,13 +74,15 @@ _VALUES: Space = {
     "group_size": (16, 32, 64, 128, 256),
     "token_block": (4, 8, 16, 32, 128),
     "decay": (0, 1, 2),
+    "scan_apart": (0, 1),
+    "scan_states": (1, 4, 16),
 }
 # By class: the fields that matter with one token, and with several.
 _FIELDS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "product": (("threads", "vector"), ("vector", "token_rows", "group_size")),
     "ExpertMatmul": (("threads", "vector"), ("vector", "token_rows", "group_size")),
     "NormRouter": (("threads", "vector"), ()),
-    "RoutedScan": (("threads", "decay"), ("group_size", "decay")),
+    "RoutedScan": (("threads", "decay", "scan_apart", "scan_states", "group_size"), ("group_size", "decay")),
     "RmsNorm": (("threads",), ("threads",)),
     "RouterTopk": ((), ("threads",)),
     "CausalConv": (("group_size",), ("group_size", "token_block")),
@@ -98,8 +104,16 @@ def _columns_divide(s: GpuSchedule, task: Task) -> bool:
 
 
 def _channels_divide(s: GpuSchedule, task: Task) -> bool:
-    """A panel's channels are threads, and what is left of a group splits slots and states."""
-    return task.kernel_class != "RoutedScan" or task.n_tokens > 1 or _power_of_two(s.threads, s.width)
+    """A panel's channels are threads, and what is left of a group splits slots and states; or apart, a product's."""
+    if task.kernel_class != "RoutedScan" or task.n_tokens > 1:
+        return True
+    return _power_of_two(s.threads, s.columns if s.scan_apart else s.width)
+
+
+def _once(s: GpuSchedule, task: Task) -> bool:
+    """Fields that say nothing have their defaults: no kernel is tried twice."""
+    whole = task.kernel_class == "RoutedScan" and task.n_tokens == 1 and not s.scan_apart
+    return not whole or (s.scan_states, s.group_size) == (GpuSchedule.scan_states, GpuSchedule.group_size)
 
 
 def _power_of_two(n: int, by: int) -> bool:
@@ -119,6 +133,7 @@ def _in_a_row(s: GpuSchedule, task: Task) -> bool:
 _GPU_RULES: Sequence[Callable[[GpuSchedule, Task], bool]] = (
     _columns_divide,
     _channels_divide,
+    _once,
     _in_registers,
     _in_a_row,
 )

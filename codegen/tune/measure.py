@@ -15,9 +15,9 @@ import numpy as np
 from mossnet_tg.codegen.doctor import HALF_TOLERANCE, TOLERANCE
 from mossnet_tg.codegen.schedules import Schedule
 from mossnet_tg.codegen.schedules.space import fits
-from mossnet_tg.codegen.schedules.tuning import Tuning, matrix_key
 from mossnet_tg.codegen.tune.bench import Array, Bench, Trial
 from mossnet_tg.codegen.tune.twin import Sample, Twin
+from mossnet_tg.codegen.tuning import Tuning, matrix_key
 from mossnet_tg.codegen.workload import Workload
 from mossnet_tg.errors import DeviceError, MossnetError
 from mossnet_tg.targets.table import GpuTarget, Target
@@ -55,11 +55,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Subject:
-    """A workload with what it meets in a model. `schedule` is the default; `weight`: its share of a token's time."""
+    """A workload with what it meets in a model. `schedule` is the default, which takes `default_s` in it; `weight`: its
+    share of a token's time.
+    """
 
     workload: Workload
     schedule: Schedule
     sample: Sample
+    default_s: float
     weight: float
 
     @property

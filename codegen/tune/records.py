@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mossnet_tg.codegen.schedules.tuning import Tuning
+from mossnet_tg.codegen.tuning import Tuning
 from mossnet_tg.errors import ArtifactError, MossnetError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Records:
         self._append(rows)
 
     def commit(self, module: Any, makers: Sequence[Any], seconds: Sequence[float]) -> None:
-        """Add measurements to MetaSchedule's database; each maker makes a record of the database's entry for `module`."""
+        """Add measurements to MetaSchedule's database; a maker makes a record of the database's entry for `module`."""
         if not makers:
             return
         with self._locked():

@@ -13,11 +13,11 @@ import numpy as np
 from mossnet_tg.codegen.moss_file import EntryKind
 from mossnet_tg.codegen.plan import Plan
 from mossnet_tg.codegen.schedules.space import fits, space, widths
-from mossnet_tg.codegen.schedules.tuning import matrix_key
 from mossnet_tg.codegen.tune.measure import Choice, Measurer, Outcome, Subject
 from mossnet_tg.codegen.tune.records import Records
 from mossnet_tg.codegen.tune.search import Search
 from mossnet_tg.codegen.tune.twin import Twin
+from mossnet_tg.codegen.tuning import matrix_key
 
 # A width of panels is searched further while its kernels take at most so much more than the best width's.
 _PROMISING = 1.1
@@ -68,15 +68,20 @@ def subjects(
     """
     weights: dict[str, float] = defaultdict(float)
     first: dict[str, int] = {}
+    default_s: dict[str, list[float]] = defaultdict(list)
     for i, use in enumerate(plan.uses):
         if use.entry in step_s:
             text = use.workload.task.text
             n_tokens = 1 if use.entry == EntryKind.DECODE else plan.chunk
-            weights[text] += sum(step_s[use.entry][use.first_step : use.first_step + use.n_steps]) / n_tokens
+            default_s[text].append(float(sum(step_s[use.entry][use.first_step : use.first_step + use.n_steps])))
+            weights[text] += default_s[text][-1] / n_tokens
             first.setdefault(text, i)
     samples = twin.samples(first.values(), seed)
     total = sum(weights.values())
-    found = [Subject(plan.uses[i].workload, schedule, samples[i], weights[text] / total) for text, i in first.items()]
+    found = [
+        Subject(plan.uses[i].workload, schedule, samples[i], float(np.median(default_s[text])), weights[text] / total)
+        for text, i in first.items()
+    ]
     return sorted(found, key=lambda s: -s.weight)
 
 
@@ -183,8 +188,8 @@ class Tuner:
     # ---- what is kept
 
     def conclude(self) -> Tuned:
-        """For each task, and for all tasks of the same matrices together, the best choice, where it beats the default in
-        a last run of both.
+        """For each task, and for all tasks of the same matrices together, the best choice, where it beats the default
+        in a last run of both.
         """
         tuned = Tuned()
         keys = dict.fromkeys(_key(t.subject) for t in self.tracks if t.width)

@@ -46,7 +46,7 @@ class Twin:
     def samples(self, wanted: Collection[int], seed: int) -> dict[int, Sample]:
         """Samples of uses, by their index in the plan: of a full chunk of random tokens, and of the token behind it."""
         rng, found, position = np.random.default_rng(seed), {}, 0
-        with self.model.session() as session:
+        with self.model.session(1) as session:
             for kind in (EntryKind.PREFILL, EntryKind.DECODE):
                 entry = next(e for e in self.plan.entries if e.kind == kind)
                 if self.plan.context and position + entry.n_tokens > self.plan.context:

@@ -26,7 +26,7 @@ def check(case: cases.OpCase) -> None:
 
 
 # Nothing in a generator may count on the sizes of a default: few threads, narrow panels, blocks that do not divide.
-ODD = GpuSchedule(threads=64, width=8, vector=2, token_rows=3, group_size=16, token_block=3, decay=2)
+ODD = GpuSchedule(threads=64, width=8, vector=2, token_rows=3, group_size=16, token_block=3, decay=2, scan_apart=1)
 
 
 def odd(s: CpuSchedule) -> CpuSchedule:

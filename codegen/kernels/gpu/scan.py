@@ -1,8 +1,9 @@
 """The routed-expert recurrence by groups of threads.
 
 One token: a group takes a panel of channels; its threads split first the making of Delta, then slots times states, and
-sum what the states say. Several tokens: a thread takes one channel of one expert and keeps the state in registers over
-that expert's tokens; since the experts work at once, a second kernel adds up each token's slots.
+sum what the states say. Or apart: one kernel makes Delta, and in another a thread takes a channel, without barriers.
+Several tokens: a thread takes one channel of one expert and keeps the state in registers over that expert's tokens;
+since the experts work at once, a second kernel adds up each token's slots.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ from mossnet_tg.codegen.kernels.build import (
     tile_kernel,
     when,
 )
+from mossnet_tg.codegen.kernels.gpu.matvec import expert_matvec
 from mossnet_tg.codegen.kernels.gpu.sums import sum_splits
-from mossnet_tg.codegen.kernels.scan import Channels, n_slots, scan_params
+from mossnet_tg.codegen.kernels.scan import Channels, apart, n_slots, scan_params
 from mossnet_tg.codegen.schedules.gpu import GpuSchedule
 from mossnet_tg.ops import RoutedScan
 
 
 def routed_scan(name: str, op: RoutedScan, dtypes: Sequence[str], s: GpuSchedule) -> list[Generated]:
     if op.n_tokens == 1:
+        if s.scan_apart:
+            return apart(name, op, dtypes, s, 1, s.scan_states, expert_matvec)
         return [_one_token(name, op, dtypes, s)]
     params = scan_params(op, dtypes, s.panels)
     if op.mode == "param_mix":

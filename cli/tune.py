@@ -1,0 +1,389 @@
+"""`mossnet-tg tune`: a device made faster, and what it was that did it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mossnet_tg.cli import options
+from mossnet_tg.cli.console import Console, is_terminal_err, table
+from mossnet_tg.codegen.options import CompileOptions
+from mossnet_tg.codegen.tune.wish import KERNELS, Wish
+from mossnet_tg.errors import UsageError
+
+if TYPE_CHECKING:
+    from mossnet_tg.codegen.tune.records import Device, Records
+    from mossnet_tg.codegen.tune.run import Report, Row
+    from mossnet_tg.codegen.tune.tuner import Trial
+    from mossnet_tg.remote import Runner
+    from mossnet_tg.targets.table import Target
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+# A run of a kernel may take so long before the device is given up.
+_TIMEOUT_S = 10.0
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, metavar="[MODEL | list | export NAME FILE | import FILE | clear NAME]")
+@options.target
+@options.device
+@click.option("--time", "duration", default="10m", metavar="TIME", show_default=True, help="How long: 90s, 10m, 1h.")
+@click.option("--trials", type=click.IntRange(min=1), metavar="N", help="At most so many trials.  [default: no limit]")
+@click.option("--kernels", default="", metavar="NAMES", help=f"Only these: {','.join(KERNELS)}.  [default: all]")
+@click.option("-t", "--threads", type=click.IntRange(min=0), default=0, help="CPU threads.  [default: all]")
+@click.option("--seed", type=int, default=0, metavar="N", show_default=True, help="Of the search and its inputs.")
+@click.option("--report", metavar="FILE", help="Curves of the search and the table, as .html or .png.")
+@options.plan
+@options.as_json
+@options.verbosity
+@click.pass_obj
+def command(
+    console: Console,
+    arguments: tuple[str, ...],
+    target: str | None,
+    device: str,
+    duration: str,
+    trials: int | None,
+    kernels: str,
+    threads: int,
+    seed: int,
+    report: str | None,
+    chunk: int | None,
+    context: int | None,
+    as_json: bool,
+) -> None:
+    """Tune a model's kernels for a device, and remember what is faster.
+
+    The kernels that MODEL (a checkpoint; the bundled demo when left out) spends its time in are made in other ways, run
+    on the device, checked against this machine's processor and timed beside the default. What beats the default in
+    a last run of both is kept in the records of that device, and generate and compile use it from then on. A run may
+    be stopped at any moment; the same command goes on where it was.
+
+    list shows the records, export writes those of one device into FILE, import takes such a file, clear removes them;
+    NAME is a part of the device's name, or the records' number.
+
+    \b
+    Examples:
+      mossnet-tg tune
+      mossnet-tg tune ./my-model --time 30m --report tuning.html
+      mossnet-tg tune ./my-model --target opencl --device "opencl:intel(r) arc" --kernels scan,gemv
+      mossnet-tg tune list
+      mossnet-tg tune export adreno adreno.json
+    """
+    verb, *rest = arguments or ("",)
+    if verb in _VERBS:
+        _VERBS[verb](console, rest, as_json)
+        return
+    if rest:
+        raise UsageError(f"'{rest[0]}' behind the model '{verb}' is one argument too many")
+    wish = Wish(_seconds(duration), trials, _kernels(kernels), seed)
+    plan = options.compile_options(chunk, context)
+    draw = _drawing(report)
+    device_, found, folder = _run(console, verb or None, target, device, wish, plan, threads)
+    if as_json:
+        console.out(json.dumps(_plain(found, device_, folder), indent=1) + "\n")
+    else:
+        for line in _table(found):
+            console.out(line.rstrip() + "\n")
+        for line in _verdict(found, folder):
+            console.note(line)
+    if draw:
+        draw(found, device_)
+
+
+def _run(
+    console: Console,
+    model: str | None,
+    target: str | None,
+    device: str,
+    wish: Wish,
+    plan: CompileOptions,
+    threads: int,
+) -> tuple[Device, Report, Path]:
+    from mossnet_tg.cli.compile_model import compiled_target
+    from mossnet_tg.codegen.tune import shelf
+    from mossnet_tg.codegen.tune.records import Records
+    from mossnet_tg.remote import Runner
+    from mossnet_tg.targets.table import KINDS
+    from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
+
+    checkpoint = Checkpoint.open(DEMO if model is None else model)
+    resolved = compiled_target(target, device)
+    name = KINDS[resolved.kind].wanted(device)
+    with Runner.local() as runner:
+        facts = _facts(runner, resolved, name)
+        known = shelf.device_of(resolved, facts, threads or runner.cpu_count)
+        folder = shelf.own(known)
+        records = Records.open(folder, known)
+        console.note(f"tuning {checkpoint.name} for {resolved.name} on {known.name}")
+        if records.n_trials():
+            console.note(f"{records.n_trials()} trials are known already")
+        console.step("loading the compiler")
+        from mossnet_tg.codegen.tune.measure import Limits
+        from mossnet_tg.codegen.tune.run import tune
+
+        limits = Limits(int(facts.get("max_block", 1 << 30)), int(facts.get("local_bytes", 1 << 30)))
+        with _Progress(console, wish) as progress:
+            place = _Place(runner, name)
+            found = tune(
+                checkpoint, resolved, place, limits, records, plan, wish, threads, progress.step, progress.trial
+            )
+    return known, found, folder
+
+
+def _facts(runner: Runner, target: Target, name: str) -> dict[str, str]:
+    """What the runner says of the device that a model for the target would take."""
+    from mossnet_tg.targets import devices
+    from mossnet_tg.targets.table import CpuTarget
+
+    if isinstance(target, CpuTarget):
+        lacks = [feature for feature in target.features if feature not in runner.cpu_features]
+        if target.arch != runner.cpu_arch or lacks:
+            what = f"lacks {', '.join(lacks)}" if target.arch == runner.cpu_arch else f"is {runner.cpu_arch}"
+            raise UsageError(f"target {target.name}: {runner.place} {what} and cannot run it")
+        return {"name": runner.cpu_name}
+    there = runner.devices(target.driver)
+    found = devices.best_of(there, name)
+    if found is None:
+        names = ", ".join(d["name"] for d in there)
+        raise UsageError(f"no {target.driver} device named '{name}', there are: {names}", "name one with --device")
+    return found
+
+
+class _Place:
+    """A runner, as tuning needs it."""
+
+    def __init__(self, runner: Runner, device: str) -> None:
+        self.runner, self.device = runner, device
+
+    def load(self, path: Path) -> Any:
+        return self.runner.load(path, allow_native=True, device=self.device, timeout_s=_TIMEOUT_S)
+
+    def restart(self) -> None:
+        self.runner.restart()
+
+
+class _Progress:
+    """A bar for people, lines with -v."""
+
+    def __init__(self, console: Console, wish: Wish) -> None:
+        self.console, self.wish, self.n_trials = console, wish, 0
+        self.best: dict[str, float] = {}
+        self.bar: Any = None
+
+    def __enter__(self) -> _Progress:
+        if is_terminal_err() and not self.console.verbosity:
+            from tqdm import tqdm
+
+            form = "{desc}  {percentage:3.0f}%|{bar}| {elapsed} of {total:.0f} s"
+            self.console.clear()
+            self.bar = tqdm(total=self.wish.time_s, bar_format=form, file=sys.stderr, leave=False, dynamic_ncols=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def step(self, text: str) -> None:
+        if self.bar is None:
+            self.console.step(text)
+        else:
+            self.bar.set_description_str(text[:60])
+
+    def trial(self, trial: Trial) -> None:
+        self.n_trials += 1
+        if trial.outcome.ratio is not None:
+            self.best[trial.task] = min(self.best.get(trial.task, 1.0), trial.outcome.ratio)
+        kernel = trial.task.partition(" ")[0]
+        best = 1 / self.best.get(trial.task, 1.0)
+        if self.bar is not None:
+            self.bar.n = min(trial.at_s, self.wish.time_s)
+            self.bar.set_description_str(f"{self.n_trials} trials, {kernel} best {best:.2f}x")
+        else:
+            outcome = trial.outcome
+            said = f"{1 / outcome.ratio:.2f}x" if outcome.ratio else f"{outcome.status}: {outcome.text}"
+            again = " (known)" if trial.remembered else ""
+            self.console.step(f"trial {self.n_trials}: {kernel} {trial.choice.key}: {said}{again}")
+
+
+# ---- what is shown
+
+
+def _table(report: Report) -> Sequence[str]:
+    header = ("kernel", "of", "tokens", "default us", "tuned us", "speed-up", "share of a token", "trials", "chosen")
+    rows = [header, *(_cells(row) for row in report.rows)]
+    return list(table(rows, "llrrrrrrl"))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    chosen = " ".join(f"{name}={value}" for name, value in sorted(row.fields.items()))
+    times = (f"{row.default_s * 1e6:.1f}", f"{row.tuned_s * 1e6:.1f}", f"{row.ratio:.2f}x")
+    return (row.name, row.kernel_class, str(row.n_tokens), *times, f"{row.share:.1%}", str(row.n_trials), chosen)
+
+
+def _verdict(report: Report, folder: Path) -> Sequence[str]:
+    ended = ", ".join(f"{n} {status}" for status, n in sorted(report.ended.items(), key=lambda pair: -pair[1]))
+    lines = [f"{len(report.trials)} trials in {report.seconds:.0f} s ({ended or 'none'})"]
+    if report.n_remembered:
+        lines[0] += f", {report.n_remembered} of them known before"
+    if report.tuned_s:
+        lines.append(
+            f"end to end, in turns: a token {report.default_s * 1e6:.0f} us with the defaults,"
+            f" {report.tuned_s * 1e6:.0f} us tuned: {report.ratio:.2f}x; prompts {report.prefill_ratio:.2f}x"
+        )
+    if report.kept:
+        lines.append(f"generate and compile use it from now on; the records: {folder}")
+    else:
+        lines.append("nothing beat the defaults, which stay")
+    return lines
+
+
+def _plain(report: Report, device: Device, folder: Path) -> dict[str, Any]:
+    rows = [{**asdict(row), "ratio": row.ratio} for row in report.rows]
+    return {
+        "device": asdict(device),
+        "records": str(folder),
+        "ratio": report.ratio,
+        "prefill_ratio": report.prefill_ratio,
+        "default_s": report.default_s,
+        "tuned_s": report.tuned_s,
+        "kept": report.kept,
+        "seconds": report.seconds,
+        "n_trials": len(report.trials),
+        "n_remembered": report.n_remembered,
+        "n_discarded": report.n_discarded,
+        "ended": dict(report.ended),
+        "kernels": rows,
+    }
+
+
+def _drawing(path: str | None) -> Callable[[Report, Device], None] | None:
+    """What writes --report; refuses at once what could not be written after minutes."""
+    if path is None:
+        return None
+    from mossnet_tg.cli.tune_report import drawing
+
+    return drawing(Path(path))
+
+
+# ---- records
+
+
+def _list(console: Console, rest: Sequence[str], as_json: bool) -> None:
+    from mossnet_tg.codegen.tune import shelf
+
+    _expect(rest, "list", 0)
+    found = [_about(whose, records) for whose, records in shelf.shelved()]
+    if as_json:
+        console.out(json.dumps(found, indent=1) + "\n")
+        return
+    if not found:
+        console.note("no records: mossnet-tg tune makes some")
+        return
+    for one in found:
+        console.out(f"{one['id']}  {one.get('device', {}).get('name', 'damaged')}\n")
+        for key in ("target", "whose", "kernels", "trials", "used", "error"):
+            if key in one:
+                console.out(f"  {key:<8} {one[key]}\n")
+
+
+def _about(whose: str, records: Records) -> dict[str, Any]:
+    from mossnet_tg.codegen.tune import shelf
+    from mossnet_tg.errors import ArtifactError
+
+    about: dict[str, Any] = {"id": records.folder.name, "whose": whose}
+    try:
+        device = records.device
+        about |= {"device": asdict(device), "target": device.target, "kernels": len(records.choices().tasks)}
+        about |= {"trials": records.n_trials(), "used": shelf.why_not(device) or "yes"}
+    except ArtifactError as e:
+        about["error"] = str(e)
+    return about
+
+
+def _one(name: str) -> Records:
+    """The user's records that are meant."""
+    from mossnet_tg.codegen.tune import shelf
+    from mossnet_tg.errors import ArtifactError
+
+    found = []
+    for whose, records in shelf.shelved():
+        if whose != "yours":
+            continue
+        try:
+            called = records.device.name
+        except ArtifactError:
+            called = ""
+        if records.folder.name == name or (name and name.lower() in called.lower()):
+            found.append(records)
+    if len(found) != 1:
+        there = ", ".join(r.folder.name for r in found) or "none"
+        raise UsageError(f"'{name}' means {len(found)} of your records ({there}), expected one", "mossnet-tg tune list")
+    return found[0]
+
+
+def _export(console: Console, rest: Sequence[str], as_json: bool) -> None:
+    from mossnet_tg.codegen.tune import shelf
+
+    name, file = _expect(rest, "export NAME FILE", 2)
+    shelf.export(_one(name), Path(file))
+    console.out(f"{file}\n")
+
+
+def _import(console: Console, rest: Sequence[str], as_json: bool) -> None:
+    from mossnet_tg.codegen.tune import shelf
+
+    (file,) = _expect(rest, "import FILE", 1)
+    records = shelf.take(Path(file))
+    device = records.device
+    console.note(f"records of {device.name} for {device.target}, {len(records.choices().tasks)} kernels")
+    if reason := shelf.why_not(device):
+        console.warning(f"they are not used here: {reason}")
+    console.out(f"{records.folder.name}\n")
+
+
+def _clear(console: Console, rest: Sequence[str], as_json: bool) -> None:
+    from mossnet_tg.codegen.tune import shelf
+
+    (name,) = _expect(rest, "clear NAME", 1)
+    records = _one(name)
+    shelf.clear(records)
+    console.note(f"removed {records.folder}")
+
+
+def _expect(rest: Sequence[str], usage: str, n: int) -> Sequence[str]:
+    if len(rest) != n:
+        raise UsageError(f"{len(rest)} arguments, expected: mossnet-tg tune {usage}")
+    return rest
+
+
+_VERBS: dict[str, Callable[[Console, Sequence[str], bool], None]] = {
+    "list": _list,
+    "export": _export,
+    "import": _import,
+    "clear": _clear,
+}
+
+
+# ---- options
+
+
+def _seconds(duration: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", duration)
+    if match is None or not float(match[1]):
+        raise UsageError(f"--time is '{duration}', expected a duration such as 90s, 10m or 1h")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def _kernels(names: str) -> tuple[str, ...]:
+    found = tuple(name for name in names.split(",") if name)
+    if wrong := [name for name in found if name not in KERNELS]:
+        raise UsageError(f"--kernels names '{wrong[0]}', expected some of {','.join(KERNELS)}")
+    return found

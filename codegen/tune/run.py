@@ -1,0 +1,231 @@
+"""A whole tuning run: from a checkpoint and a device to records, and what they are worth."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mossnet_tg.codegen.backends import backend
+from mossnet_tg.codegen.cache import cached
+from mossnet_tg.codegen.compile import compile_checkpoint
+from mossnet_tg.codegen.moss_file import EntryKind
+from mossnet_tg.codegen.options import CompileOptions
+from mossnet_tg.codegen.plan import Plan, make_plan
+from mossnet_tg.codegen.tune.measure import Limits, Measurer, Place, Subject
+from mossnet_tg.codegen.tune.records import Choices, Kept, Records
+from mossnet_tg.codegen.tune.shelf import Found
+from mossnet_tg.codegen.tune.tuner import Trial, Tuned, Tuner, subjects
+from mossnet_tg.codegen.tune.twin import Twin
+from mossnet_tg.codegen.tune.wish import Wish, wanted
+from mossnet_tg.codegen.tuning import matrix_key
+from mossnet_tg.targets.table import Target, parse_target
+from mossnet_tg.weights.checkpoint import Checkpoint
+
+# Of the time that is given, for the last runs beside the defaults.
+_LAST = 0.2
+_DECODED, _ROUNDS = 24, 9
+_LAYER = re.compile(r"layers\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task of the model: `share` of a token's time before; `default_s` and `tuned_s` side by side, equal where the
+    default stays; `fields` are what was chosen.
+    """
+
+    task: str
+    name: str
+    kernel_class: str
+    n_tokens: int
+    share: float
+    default_s: float
+    tuned_s: float
+    n_trials: int
+    fields: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast."""
+        return self.default_s / self.tuned_s
+
+
+@dataclass
+class Report:
+    """What came of a run. `ratio` is end to end, of a token's decoding, default over tuned in turns; `prefill_ratio` of
+    a prompt's chunk; 1 where nothing was chosen. `kept`: whether the choices are used from now on.
+    """
+
+    rows: list[Row]
+    trials: list[Trial]
+    seconds: float
+    ratio: float = 1.0
+    prefill_ratio: float = 1.0
+    default_s: float = 0.0
+    tuned_s: float = 0.0
+    kept: bool = False
+    n_discarded: int = 0
+    n_remembered: int = 0
+    ended: Mapping[str, int] = field(default_factory=dict)  # how many trials ended how
+
+
+def tune(
+    checkpoint: Checkpoint,
+    target: Target,
+    place: Place,
+    limits: Limits,
+    records: Records,
+    options: CompileOptions,
+    wish: Wish,
+    n_threads: int,
+    progress: Callable[[str], None],
+    told: Callable[[Trial], None],
+) -> Report:
+    """Tune the kernels of `checkpoint` for the device at `place`; `progress` is told steps, `told` every trial.
+
+    Raises MossnetError, DeviceError when the device does not run the defaults.
+    """
+    started = time.monotonic()
+    host = parse_target("cpu")
+    with tempfile.TemporaryDirectory(prefix="mossnet-tune-") as name:
+        folder = Path(name)
+        twin_file = cached(checkpoint, host, options, progress)
+        default_file = cached(checkpoint, target, options, progress)
+        progress("planning")
+        twin_plan, plan, schedule = (
+            _plan(checkpoint, host, options),
+            _plan(checkpoint, target, options),
+            backend(target).schedule(target),
+        )
+        twin = Twin(checkpoint, twin_plan, twin_file)
+        progress("timing the defaults")
+        found = subjects(plan, twin, _step_s(place, default_file, n_threads), schedule, wish.seed)
+        tried = [s for s in found if _is_wanted(s, wish)]
+        measurer = Measurer(twin, target, place, limits, folder, n_threads)
+        trials: list[Trial] = []
+
+        def note(trial: Trial) -> None:
+            trials.append(trial)
+            told(trial)
+
+        tuner = Tuner(tried, measurer, records, wish.seed, note)
+        tuner.started = started
+        tuner.run(wish.time_s * (1 - _LAST), wish.n_trials)
+        progress("choices beside the defaults")
+        tuned = tuner.conclude()
+        report = _report(plan, found, tuned, trials, measurer)
+        report.n_discarded = measurer.n_discarded
+        if tuned.choices:
+            choices = _choices(found, tuned)
+            progress("compiling with the choices")
+            path = folder / "tuned.moss"
+            compile_checkpoint(checkpoint, target, path, options, progress, Found(choices, "this run's"))
+            progress("end to end")
+            _end_to_end(report, place, default_file, path, n_threads, plan.chunk)
+            report.kept = report.ratio > 1.0
+            if report.kept:
+                records.keep(choices)
+        twin.close()
+        report.seconds = time.monotonic() - started
+        return report
+
+
+def _plan(checkpoint: Checkpoint, target: Target, options: CompileOptions) -> Plan:
+    return make_plan(checkpoint, backend(target).schedule(target), options, lambda _: None)
+
+
+def _step_s(place: Place, path: Path, n_threads: int) -> dict[EntryKind, Any]:
+    """Seconds of each step with the defaults."""
+    with place.load(path) as model, model.session(n_threads) as session:
+        return {
+            kind: session.profile(int(kind), reps) for kind, reps in ((EntryKind.DECODE, 20), (EntryKind.PREFILL, 5))
+        }
+
+
+def _is_wanted(subject: Subject, wish: Wish) -> bool:
+    task = subject.workload.task
+    return wanted(wish.kernels, task.kernel_class, task.n_tokens)
+
+
+def _choices(found: list[Subject], tuned: Tuned) -> Choices:
+    """What was chosen, as records keep it."""
+    tasks = {}
+    for subject in found:
+        task = subject.workload.task
+        if task.text in tuned.choices:
+            choice = tuned.choices[task.text]
+            widths = {matrix_key(*m): choice.width for m in task.matrices} if choice.width else {}
+            seconds = tuned.default_s[task.text], tuned.tuned_s[task.text]
+            tasks[task.text] = Kept(dict(choice.fields), widths, *seconds)
+    return Choices(tasks, dict(tuned.widths))
+
+
+def _report(plan: Plan, found: list[Subject], tuned: Tuned, trials: list[Trial], measurer: Measurer) -> Report:
+    names = {use.workload.task.text: _name(plan, use) for use in reversed(plan.uses)}
+    rows = []
+    for subject in found:
+        task = subject.workload.task
+        default_s = tuned.default_s.get(task.text) or measurer.default_s(task.text) or subject.default_s
+        tuned_s = tuned.tuned_s.get(task.text, default_s)
+        n_trials = sum(t.task == task.text for t in trials)
+        fields = dict(tuned.choices[task.text].fields) if task.text in tuned.choices else {}
+        if task.text in tuned.choices and tuned.choices[task.text].width:
+            fields["width"] = tuned.choices[task.text].width
+        rows.append(
+            Row(
+                task.text,
+                names[task.text],
+                task.kernel_class,
+                task.n_tokens,
+                subject.weight,
+                default_s,
+                tuned_s,
+                n_trials,
+                fields,
+            )
+        )
+    ended: dict[str, int] = {}
+    for trial in trials:
+        ended[trial.outcome.status] = ended.get(trial.outcome.status, 0) + 1
+    return Report(rows, trials, 0.0, n_remembered=sum(t.remembered for t in trials), ended=ended)
+
+
+def _name(plan: Plan, use: Any) -> str:
+    """A task for people: the label of a step of it, in any layer."""
+    first = next(e.first_step for e in plan.entries if e.kind == use.entry) + use.first_step
+    return _LAYER.sub("", plan.steps[first].label)
+
+
+def _end_to_end(report: Report, place: Place, default: Path, tuned: Path, n_threads: int, chunk: int) -> None:
+    """Both models decode and read prompts in turns."""
+    with place.load(default) as a, place.load(tuned) as b, a.session(n_threads) as x, b.session(n_threads) as y:
+        ids = np.arange(chunk, dtype=np.int32) % a.info.vocab_size
+        times: dict[str, list[list[float]]] = {"decode": [], "prefill": []}
+        for _ in range(_ROUNDS):
+            times["prefill"].append([_prefill_s(session, ids) for session in (x, y)])
+            times["decode"].append([_decode_s(session) for session in (x, y)])
+        report.ratio = statistics.median(a / b for a, b in times["decode"])
+        report.prefill_ratio = statistics.median(a / b for a, b in times["prefill"])
+        report.default_s = statistics.median(a for a, _ in times["decode"])
+        report.tuned_s = statistics.median(b for _, b in times["decode"])
+
+
+def _prefill_s(session: Any, ids: Any) -> float:
+    session.reset()
+    start = time.perf_counter()
+    _ = np.asarray(session.prefill(ids))[0]
+    return time.perf_counter() - start
+
+
+def _decode_s(session: Any) -> float:
+    start = time.perf_counter()
+    for token in range(_DECODED):
+        _ = np.asarray(session.decode(token, copy=False))[0]
+    return (time.perf_counter() - start) / _DECODED
