@@ -14,19 +14,20 @@ from pathlib import Path
 from mossnet_tg.codegen.cache import cache_folder
 from mossnet_tg.errors import MossnetError
 from mossnet_tg.targets import devices
+from mossnet_tg.targets.host import Host
 from mossnet_tg.targets.table import KERNEL_CLASSES, GpuTarget, Target
 
 _TYPES = ("gpu", "accelerator", "cpu")  # as the drivers prefer them
 
 
-def remedied(target: Target, device: str) -> Target:
+def remedied(target: Target, device: str, host: Host | None = None) -> Target:
     """`target` with what is known of the device that it would run on; one that names plain kernels itself stays.
 
-    `device` is a part of the device's name, "" for the best one.
+    `device` is a part of the device's name, "" for the best one; `host` the machine that has it, None for this one.
     """
     if not isinstance(target, GpuTarget) or target.plain or target.simd:
         return target
-    chosen = _chosen(target.driver, device)
+    chosen = _chosen(target.driver, device, host)
     plain = remembered(target.driver, chosen) if chosen else ()
     if not plain:
         return target
@@ -62,6 +63,6 @@ def _path(driver: str, device: Mapping[str, str]) -> Path:
     return cache_folder() / "remedies" / f"{driver}-{key}.json"
 
 
-def _chosen(driver: str, device: str) -> dict[str, str] | None:
+def _chosen(driver: str, device: str, host: Host | None) -> dict[str, str] | None:
     """The device that the driver would take."""
-    return min(devices.named(driver, device), key=lambda d: _TYPES.index(d["type"]), default=None)
+    return min(devices.named(driver, device, host), key=lambda d: _TYPES.index(d["type"]), default=None)

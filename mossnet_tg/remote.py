@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,14 @@ import numpy.typing as npt
 from mossnet_tg.engine import (
     ALLOW_NATIVE,
     SCORE,
+    CompiledModel,
     Ids,
     InfoStruct,
     Library,
     Logits,
     ModelInfo,
     SamplingStruct,
+    Session,
     contiguous,
     device_facts,
     token_array,
@@ -90,6 +92,11 @@ class Runner:
             connection.close()
             raise MossnetError(f"{self.place}: the runner is version {facts.get('version')}, expected {expected}")
         return connection, facts
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the process or the way to it is gone."""
+        return self.connection.lost is not None
 
     def restart(self) -> None:
         """End the runner and start it anew: after a hang or a crash. Models and sessions of before are lost."""
@@ -241,6 +248,7 @@ class RemoteModel(_Handle):
     ) -> None:
         self.library = runner  # what says of the machine
         self.timeout_s = timeout_s or _TIMEOUT_S
+        self._meta: dict[str, str | None] = {}
         connection = runner.connection
         payload = struct.pack("<II", ALLOW_NATIVE if allow_native else 0, round(timeout_s * 1000))
         payload += text(file) + text(device) + text(cache_dir)
@@ -251,11 +259,12 @@ class RemoteModel(_Handle):
     def __enter__(self) -> RemoteModel:
         return self
 
-    @functools.cache  # noqa: B019
     def meta(self, key: str) -> str | None:
         """A value of META (`config`, `target`, ...)."""
-        value = _optional(self.connection.call(Request.META, self.number + text(key)))
-        return None if value is None else value.decode()
+        if key not in self._meta:
+            value = _optional(self.connection.call(Request.META, self.number + text(key)))
+            self._meta[key] = None if value is None else value.decode(errors="replace")
+        return self._meta[key]
 
     @functools.cached_property
     def tokenizer(self) -> bytes | None:
@@ -501,6 +510,11 @@ class RemoteSampler(_Handle):
                 raise UsageError(f"logits of shape {array.shape}, expected one dimension")
             answer = self.connection.send(Request.PICK_FROM, self.number + array.tobytes())
         return int(_unpack("<i", answer.result())[0])
+
+
+# What runs somewhere: here or there.
+AnyModel: TypeAlias = CompiledModel | RemoteModel
+AnySession: TypeAlias = Session | RemoteSession
 
 
 def _sha256(file: BinaryIO) -> bytes:

@@ -64,8 +64,9 @@ def serving(folder: Path) -> Iterator[Server]:
     (folder / "authorized_keys").write_text(f"{user_key}\n")
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}\n")
     (folder / "sshd_config").write_text(
-        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\nAuthorizedKeysFile {folder}/authorized_keys\n"
-        f"PidFile {folder}/sshd.pid\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n"
+        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys\nPidFile {folder}/sshd.pid\n"
+        f"UsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n"
         f"SetEnv XDG_CACHE_HOME={home}\n"
     )
     (folder / "ssh_config").write_text(
