@@ -35,9 +35,9 @@ def command(console: Console, places: tuple[str, ...], as_json: bool) -> None:
       mossnet-tg devices --json | jq -r '.[].devices[].device'
     """
     found = []
-    for place in places or ("", *_phones()):
+    for place, model in ((place, "") for place in places) if places else (("", ""), *_phones()):
         console.step(f"asking {place}" if place else "asking this machine")
-        found.append(_about(place))
+        found.append({**_about(place), "model": model})
     console.clear()
     if as_json:
         console.out(json.dumps(found, indent=1) + "\n")
@@ -47,14 +47,14 @@ def command(console: Console, places: tuple[str, ...], as_json: bool) -> None:
             console.out(line.rstrip() + "\n")
 
 
-def _phones() -> list[str]:
-    """The places that adb shows; "adb:" where it cannot be asked, so that it is said why."""
+def _phones() -> list[tuple[str, str]]:
+    """(place, what it calls itself) of the phones that adb shows; "adb:" where it cannot be asked, which says why."""
     from mossnet_tg.targets.transport import adb_devices
 
     try:
-        return [f"adb:{device.serial}" for device in adb_devices()]
+        return [(f"adb:{device.serial}", device.model) for device in adb_devices()]
     except MossnetError:
-        return ["adb:"]
+        return [("adb:", "")]
 
 
 def _about(place: str) -> dict[str, Any]:
@@ -111,7 +111,8 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
         if row["hint"]:
             yield filled(2, "hint", row["hint"])
         return
-    yield filled(0, place, f"{row['system']}, libmossnet {row['libmossnet']}")
+    model = f"{row['model']}, " if row["model"] else ""
+    yield filled(0, place, f"{model}{row['system']}, libmossnet {row['libmossnet']}")
     for device in row["devices"]:
         yield filled(2, device["through"], device["name"])
         about = _about_cpu(device) if device["through"] == "cpu" else lines_about(device)

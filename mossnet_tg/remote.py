@@ -46,6 +46,7 @@ _TIMEOUT_S = 30.0
 # The runner's own end comes after that, so that it is the driver that says what happened.
 _LATER_S = 1.0
 _LOAD_S = 600.0
+_MOST_S = 86400.0
 _PUT_S = 60.0
 _PIECE = 1 << 18
 _WINDOW = 1 << 22  # of pieces that are sent before the answer to the first of them is asked for
@@ -170,6 +171,8 @@ class Runner:
         `cache_dir` is a folder there (None: one beside the models, and none on this machine). `timeout_s` is also what
         a run may take on the processor: after that, and a second more, the runner ends.
         """
+        if not 0 <= timeout_s <= _MOST_S:
+            raise UsageError(f"timeout_s is {timeout_s}, expected 0 to {_MOST_S:.0f}")
         if cache_dir is None:
             cache_dir = "" if self.transport.shares_files else "programs"
         name = os.fspath(Path(path).resolve()) if self.transport.shares_files else self._sent(Path(path), progress)
@@ -378,9 +381,9 @@ class RemoteSession(_Handle):
     def _deadline_s(self, n_runs: int) -> float:
         return self.model.timeout_s * n_runs + _LATER_S
 
-    def _call(self, request: Request, payload: bytes = b"", n_runs: int = 2) -> bytes:
+    def _call(self, request: Request, payload: bytes = b"", timeout_s: float = 60.0) -> bytes:
         self._go_on()
-        return self.connection.call(request, self.number + payload, self._deadline_s(n_runs))
+        return self.connection.call(request, self.number + payload, timeout_s)
 
     def _made(self, decoded: Answer | None) -> Logits:
         logits = RemoteLogits(self, decoded)
@@ -394,7 +397,7 @@ class RemoteSession(_Handle):
         """Reads tokens; returns the logits [vocab_size] for the one after the last."""
         tokens = token_array(ids)
         self._n_sent += len(tokens)
-        self._call(Request.PREFILL, tokens.tobytes(), self._n_runs(len(tokens)))
+        self._call(Request.PREFILL, tokens.tobytes(), self._deadline_s(self._n_runs(len(tokens))))
         return self._made(None)
 
     def decode(self, token: int, *, copy: bool = True) -> Logits:
@@ -426,7 +429,7 @@ class RemoteSession(_Handle):
             part = tokens[i : i + most]
             self._n_sent += len(part)
             n_runs = self._n_runs(len(part)) if info.n_steps[SCORE] else len(part)
-            answer = self._call(Request.SCORE, part.tobytes(), n_runs)
+            answer = self._call(Request.SCORE, part.tobytes(), self._deadline_s(n_runs))
             rows.append(np.frombuffer(bytearray(answer), np.float32).reshape(len(part), info.vocab_size))
         return np.concatenate(rows) if len(rows) > 1 else rows[0]
 
@@ -458,7 +461,7 @@ class RemoteSession(_Handle):
 
     def run(self, entry: int, first_step: int, n_steps: int) -> None:
         """Runs some steps of an entry on the buffers as they stand; the position stays."""
-        self._call(Request.RUN, _numbers(entry, first_step, n_steps), 1)
+        self._call(Request.RUN, _numbers(entry, first_step, n_steps), self._deadline_s(1))
 
     def read(self, buffer: int, out: npt.NDArray[Any]) -> None:
         """Fills a contiguous array from the start of a buffer of the file."""
@@ -472,7 +475,7 @@ class RemoteSession(_Handle):
 
     def profile(self, entry: int, reps: int = 20) -> npt.NDArray[np.float64]:
         """Median seconds of each step of an entry. Resets the session."""
-        answer = self._call(Request.PROFILE, _numbers(entry, reps), reps + 1)
+        answer = self._call(Request.PROFILE, _numbers(entry, reps), self._deadline_s(reps + 1))
         self._n_sent = 0
         return np.frombuffer(bytearray(answer), np.float64)
 

@@ -38,7 +38,7 @@ def _key(path: Path) -> str:
     return path.with_suffix(".pub").read_text().strip()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
@@ -58,7 +58,7 @@ def _require() -> None:
 def serving(folder: Path) -> Iterator[Server]:
     """Skips the test where there is no OpenSSH."""
     _require()
-    port, user = _free_port(), getpass.getuser()
+    port, user = free_port(), getpass.getuser()
     host_key, user_key = _key(folder / "host_key"), _key(folder / "user_key")
     home, programs = folder / "cache", folder / "bin"
     (folder / "authorized_keys").write_text(f"{user_key}\n")
