@@ -30,6 +30,7 @@ VERBS = {
     "compile": "compile_model",
     "inspect": "inspect_model",
     "targets": "targets",
+    "devices": "device_list",
     "bench": "bench",
     "doctor": "doctor",
     "tune": "tune",
@@ -146,6 +147,7 @@ def app(ctx: click.Context) -> None:
       mossnet-tg bench -p 128 -n 64 -t 1,2              measure it
       mossnet-tg generate --target vulkan "Once upon"   on a GPU; mossnet-tg targets shows what there is
       mossnet-tg doctor --target vulkan                 check every kernel on it
+      mossnet-tg generate --device adb: "Once upon"     on the phone that is plugged in; or ssh:HOST
 
     `mossnet-tg VERB --help` has more.
     """

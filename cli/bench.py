@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mossnet_tg import Model
     from mossnet_tg.codegen.moss_file import MossFile
-    from mossnet_tg.engine import Session
+    from mossnet_tg.remote import AnySession
 
 # One pass over so many bytes: more than any cache holds, a blink of an eye on any machine.
 _BANDWIDTH_BYTES = 256 << 20
@@ -160,15 +160,15 @@ def command(
       mossnet-tg bench ./my-model -p 128,512 -n 64 -t 1,2,4
       mossnet-tg bench model.moss --allow-native -p 0 -n 128 -r 20 --json >> runs.jsonl
       mossnet-tg bench ./my-model --target vulkan --device radeon
+      mossnet-tg bench ./my-model --device adb:R58M12ABCDE
     """
-    from mossnet_tg.cli.compile_model import compiled_target
+    from mossnet_tg.cli.compile_model import refuse_uncompiled
     from mossnet_tg.cli.devices import is_gpu
     from mossnet_tg.cli.loading import Wanted, load_model
     from mossnet_tg.codegen import moss_file
 
     wanted = Wanted(model, target, device, chunk, context, 0, allow_native)
-    if target or not wanted.is_compiled:
-        compiled_target(target, device)
+    refuse_uncompiled(target)
     loaded = load_model(console, wanted).model
     assert loaded.path is not None
     moss = moss_file.read(loaded.path)
@@ -214,7 +214,7 @@ def _measure(
     session.close()
 
 
-def _run(session: Session, test: Test, ids: npt.NDArray[np.int64]) -> int:
+def _run(session: AnySession, test: Test, ids: npt.NDArray[np.int64]) -> int:
     """Nanoseconds of one repetition."""
     session.reset()
     tokens = ids.tolist()
@@ -239,14 +239,14 @@ def _bandwidth(console: Console, model: Model, n_threads: int | None) -> list[fl
         return []
 
 
-def _launches(session: Session) -> Launches:
+def _launches(session: AnySession) -> Launches:
     from mossnet_tg.codegen.moss_file import EntryKind
 
     seconds = session.profile(EntryKind.DECODE)
     return Launches(len(seconds), float(seconds.sum()))
 
 
-def _profile(console: Console, moss: MossFile, session: Session) -> None:
+def _profile(console: Console, moss: MossFile, session: AnySession) -> None:
     """Where the time of a decoded token goes, the longest first, the layers together."""
     from mossnet_tg.codegen.moss_file import EntryKind
 
@@ -265,13 +265,12 @@ def _facts(model: Model, moss: MossFile) -> dict[str, Any]:
     """What all rows say of the model, the build and the machine."""
     from mossnet_tg.cli.devices import device_of
     from mossnet_tg.cli.machine import commit
-    from mossnet_tg.targets.processor import cpu_name
 
     return {
         "version": mossnet_tg.__version__,
         "build_commit": commit(),
         "libmossnet": model.engine.library.version,
-        "cpu_info": cpu_name(),
+        "cpu_info": model.engine.library.cpu_name,
         "device": device_of(model),
         "target": moss.meta.get("target", ""),
         "model": moss.meta.get("source", ""),

@@ -55,12 +55,20 @@ def command(
       mossnet-tg compile ./my-model --out phone/ --target cpu:arch=aarch64,mcpu=cortex-a76
       mossnet-tg compile ./my-model --out phone/ --target adreno
     """
+    from mossnet_tg import host_at
+    from mossnet_tg.codegen.tune.shelf import lookup
+    from mossnet_tg.targets.devices import default_target
+    from mossnet_tg.targets.table import KINDS, parse_target
+    from mossnet_tg.targets.transport import split_place
     from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
     if model is not None and _is_compiled(Path(model)):
         raise UsageError(f"{model}: a compiled model, expected a checkpoint", "mossnet-tg inspect shows what it holds")
     checkpoint = Checkpoint.open(DEMO if model is None else model)
-    resolved = compiled_target(target, device)
+    refuse_uncompiled(target)
+    place, device = split_place(device)
+    host = host_at(place, console.step)
+    resolved = parse_target(target or default_target(device, host), device, host)
     plan = options.compile_options(chunk, context)
     path = _prepared(Path(out)) / FILE_NAME
     console.note(
@@ -69,24 +77,18 @@ def command(
     started = time.perf_counter()
     console.step("loading the compiler")
     from mossnet_tg.codegen.compile import compile_checkpoint  # brings TVM, which takes seconds
-    from mossnet_tg.codegen.tune.shelf import lookup
-    from mossnet_tg.targets.table import KINDS
 
-    found = lookup(resolved, KINDS[resolved.kind].wanted(device))
+    found = lookup(resolved, KINDS[resolved.kind].wanted(device, host), host)
     compile_checkpoint(checkpoint, resolved, path, plan, console.step, found)
     console.clear()
     _report(console, checkpoint, resolved, path, time.perf_counter() - started)
     console.out(f"{path}\n")
 
 
-def compiled_target(text: str | None, device: str = "") -> Target:
-    """A target that there is something to compile for; UsageError otherwise."""
-    from mossnet_tg.targets.devices import default_target
-    from mossnet_tg.targets.table import parse_target
-
+def refuse_uncompiled(text: str | None) -> None:
+    """Raise UsageError for a target that there is nothing to compile for."""
     if (text or "").partition(":")[0] == "tinygrad":
         raise UsageError(f"target '{text}' runs a model uncompiled", "only mossnet-tg generate takes it")
-    return parse_target(text or default_target(device), device)
 
 
 def _is_compiled(path: Path) -> bool:

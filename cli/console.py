@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -17,6 +18,8 @@ from mossnet_tg.errors import MossnetError
 
 # The logging level of kernel sources: below DEBUG, since it is pages of text.
 KERNEL_SOURCE = 5
+
+_WIDTH = 100
 
 # By how often -v was given.
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG, KERNEL_SOURCE)
@@ -131,6 +134,12 @@ def table(rows: Sequence[tuple[str, ...]], right: str = "") -> Iterator[str]:
 def is_terminal_err() -> bool:
     """Whether a person sees stderr."""
     return _is_terminal(sys.stderr)
+
+
+def filled(indent: int, key: str, text: str) -> str:
+    """A key and its text, in as many lines as it takes."""
+    first = f"{' ' * indent}{key:<12} "
+    return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
 
 
 def is_terminal_out() -> bool:

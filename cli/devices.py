@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mossnet_tg.cli.facts import human
-from mossnet_tg.targets.processor import cpu_name
 
 if TYPE_CHECKING:
     from mossnet_tg import Model
@@ -33,13 +32,16 @@ def device_of(model: Model) -> dict[str, Any]:
     """The device that the model runs on."""
     if model.path is None:  # uncompiled
         return {"name": f"tinygrad:{model.engine.device}"}
-    return typed(model.engine.device) if is_gpu(model) else {"name": cpu_name()}
+    host = model.engine.library
+    device = typed(model.engine.device) if is_gpu(model) else {"name": host.cpu_name}
+    return {**device, "place": host.place} if host.place else device
 
 
 def in_a_line(device: Mapping[str, Any]) -> str:
-    """Name, kind and driver."""
+    """Name, kind and driver, and the place if it is not this machine."""
     more = f" ({device['type']}; {device['api']}; driver {device['driver']})" if "api" in device else ""
-    return f"{device['name']}{more}"
+    where = f" at {device['place']}" if "place" in device else ""
+    return f"{device['name']}{more}{where}"
 
 
 def lines_about(device: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -93,6 +93,7 @@ def command(
       mossnet-tg doctor ./my-model --target opencl --device "intel(r) arc" --chunk 32
       mossnet-tg doctor ./my-model --target cpu:mcpu=x86-64-v2
       mossnet-tg doctor phone/model.moss --against ./my-model
+      mossnet-tg doctor ./my-model --target adreno --device adb:
     """
     from mossnet_tg.cli.loading import Wanted, load_model
     from mossnet_tg.codegen import moss_file
@@ -127,8 +128,10 @@ def _keep(console: Console, wanted: Wanted, found: Model) -> None:
     """Plain kernels that were asked for and are right are this device's from now on."""
     from mossnet_tg.codegen.remedy import remember
     from mossnet_tg.targets.table import GpuTarget, parse_target
+    from mossnet_tg.targets.transport import split_place
 
-    target = parse_target(wanted.target or found.meta("target") or "cpu", wanted.device)
+    _, device = split_place(wanted.device)
+    target = parse_target(wanted.target or found.meta("target") or "cpu", device, found.engine.library)
     if isinstance(target, GpuTarget) and target.plain and "plain=" in (wanted.target or ""):
         path = remember(target.driver, found.engine.device, target.plain)
         names = ", ".join(target.plain)
@@ -137,7 +140,7 @@ def _keep(console: Console, wanted: Wanted, found: Model) -> None:
 
 def _check(wanted: Wanted, against: str | None) -> None:
     """Refuse what does not fit together before anything is compiled."""
-    from mossnet_tg.cli.compile_model import compiled_target
+    from mossnet_tg.cli.compile_model import refuse_uncompiled
 
     if wanted.is_compiled:
         if against is None:
@@ -150,7 +153,7 @@ def _check(wanted: Wanted, against: str | None) -> None:
         raise UsageError("--against is for a compiled model, expected a model.moss before it", "leave it out")
     if not wanted.target and not wanted.device:
         raise UsageError("no --target and no --device, so nothing to check", "see: mossnet-tg targets")
-    compiled_target(wanted.target, wanted.device)
+    refuse_uncompiled(wanted.target)
 
 
 def _reference(wanted: Wanted, against: str | None, found: MossFile) -> Wanted:

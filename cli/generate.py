@@ -86,9 +86,12 @@ def command(
       mossnet-tg generate -m model.moss --allow-native --stats -f prompt.txt
       mossnet-tg generate --target vulkan --device radeon "Once upon"
       mossnet-tg generate --device cuda: --stats "Once upon"
+      mossnet-tg generate --device ssh:me@box "Once upon"
+      mossnet-tg generate --target adreno --device adb: --stats "Once upon"
 
     A checkpoint is compiled at first use and kept in the user's cache folder (MOSSNET_CACHE_DIR changes it). Where
     nothing runs what was compiled, the exit code is 3 and the file is named, to be copied to the machine that does.
+    For a --device of another machine the model is compiled here and sent there once; mossnet-tg devices shows phones.
     --target tinygrad:DEVICE runs it uncompiled: slow, for debugging (tinygrad:PYTHON needs nothing installed).
     """
     # Before the model is loaded, which may mean to compile it: a wrong option should not take seconds to be found.

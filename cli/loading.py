@@ -45,6 +45,7 @@ class Loaded:
 
 def load_model(console: Console, wanted: Wanted, needs_text: bool = False) -> Loaded:
     """Load a model with progress and warnings. Raises MossnetError."""
+    from mossnet_tg.targets.transport import split_place
     from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
     compiled = wanted.is_compiled
@@ -60,13 +61,7 @@ def load_model(console: Console, wanted: Wanted, needs_text: bool = False) -> Lo
         raise UsageError(
             f"{wanted.path}: no tokenizer.json, which text takes", "copy the model's tokenizer.json beside config.json"
         )
-    started, n_steps = time.perf_counter(), 0
-
-    def progress(step: str) -> None:
-        nonlocal n_steps
-        n_steps += 1
-        console.step(step)
-
+    started = time.perf_counter()
     plan = options.compile_options(wanted.chunk, wanted.context)
     try:
         model = Model.load(
@@ -75,17 +70,16 @@ def load_model(console: Console, wanted: Wanted, needs_text: bool = False) -> Lo
             device=wanted.device,
             n_threads=wanted.n_threads,
             allow_native=wanted.allow_native,
-            progress=progress,
+            progress=console.step,
             chunk=plan.chunk,
             context=plan.context,
         )
     except ConsentError as e:
         hint = "add --allow-native if you trust who made the file"
-        raise UsageError(
-            f"{wanted.path}: its code would run on this machine's processor, with your rights", hint
-        ) from e
+        where = split_place(wanted.device)[0] or "this machine"
+        raise UsageError(f"{wanted.path}: its code would run on {where}'s processor, with your rights", hint) from e
     console.clear()
-    how = "compiled before" if compiled else "compiled now" if n_steps else "from the cache"
+    how = "compiled before" if compiled else "compiled now" if model.was_compiled else "from the cache"
     loaded = Loaded(model, time.perf_counter() - started, how)
     _tell(console, loaded, wanted)
     return loaded

@@ -51,10 +51,11 @@ target = click.option(
 
 device = click.option(
     "--device",
-    metavar="[DRIVER:]NAME",
+    metavar="[PLACE/][DRIVER:]NAME",
     default="",
-    help="The GPU: a part of its name; opencl:, vulkan: or cuda: before it says the driver, and so the target."
-    "  [default: the best one]",
+    help="The GPU: a part of its name; opencl:, vulkan: or cuda: before it says the driver, and so the target. PLACE is"
+    " another machine, ssh:HOST or adb:SERIAL (adb: for the only phone), and may stand alone."
+    "  [default: here, the best one]",
 )
 
 # No defaults here: a compiled model has its own, and one that was given for it must be refused.

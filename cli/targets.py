@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mossnet_tg.cli import options
-from mossnet_tg.cli.console import Console
+from mossnet_tg.cli.console import Console, filled
 from mossnet_tg.cli.devices import lines_about, typed
 from mossnet_tg.errors import MossnetError
 
 if TYPE_CHECKING:
     from mossnet_tg.targets.table import Kind
 
-_WIDTH = 100
 # What is shown of a target besides its devices.
 _SHOWN = ("available", "machine", "spelling", "features", "threads")
 
@@ -30,6 +28,7 @@ def command(console: Console, as_json: bool) -> None:
     """Show the targets, their options, and the devices of this machine that can run them.
 
     A part of a device's name is what --device of the other verbs takes. Compiling for a target needs no device.
+    mossnet-tg devices shows those of phones and other machines too.
 
     \b
     Examples:
@@ -54,18 +53,13 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
         if key in row:
             value = row[key]
             text = " ".join(value) if isinstance(value, list) else _available(row) if key == "available" else value
-            yield _filled(2, key, str(text))
+            yield filled(2, key, str(text))
     for device in row.get("devices", ()):
-        yield _filled(2, "device", device["name"])
+        yield filled(2, "device", device["name"])
         for key, text in lines_about(device):
-            yield _filled(4, key, text)
+            yield filled(4, key, text)
     for name, meaning in row["options"].items():
         yield f"  {row['target'].partition(':')[0]}:{name}=…  {meaning}"
-
-
-def _filled(indent: int, key: str, text: str) -> str:
-    first = f"{' ' * indent}{key:<12} "
-    return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
 
 
 def _available(row: dict[str, Any]) -> str:
@@ -78,14 +72,14 @@ def _row(kind: Kind) -> dict[str, Any]:
 
 
 def _cpu(kind: Kind) -> dict[str, Any]:
-    from mossnet_tg.targets.processor import cpu_name
+    from mossnet_tg.targets.host import cpu_name
     from mossnet_tg.targets.table import CpuTarget
 
     row = {**_row(kind), "machine": cpu_name()}
     try:
         from mossnet_tg.engine import Library
 
-        host, target = Library.default(), kind.resolve({})
+        host, target = Library.default(), kind.resolve({}, None)
     except MossnetError as e:
         return {**row, "reason": str(e)}
     assert isinstance(target, CpuTarget)

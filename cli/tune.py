@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from mossnet_tg.cli import options
 from mossnet_tg.cli.console import Console, is_terminal_err, table
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.tune.wish import KERNELS, Wish
-from mossnet_tg.errors import UsageError
+from mossnet_tg.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
+    from mossnet_tg.codegen.tune.measure import Limits
     from mossnet_tg.codegen.tune.records import Device, Records
     from mossnet_tg.codegen.tune.run import Report, Row
     from mossnet_tg.codegen.tune.tuner import Trial
@@ -107,54 +108,58 @@ def _run(
     plan: CompileOptions,
     threads: int,
 ) -> tuple[Device, Report, Path]:
-    from mossnet_tg.cli.compile_model import compiled_target
+    from mossnet_tg.cli.compile_model import refuse_uncompiled
     from mossnet_tg.codegen.tune import shelf
     from mossnet_tg.codegen.tune.records import Records
     from mossnet_tg.remote import Runner
-    from mossnet_tg.targets.table import KINDS
+    from mossnet_tg.targets.devices import default_target
+    from mossnet_tg.targets.table import KINDS, parse_target
+    from mossnet_tg.targets.transport import split_place
     from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
+    refuse_uncompiled(target)
     checkpoint = Checkpoint.open(DEMO if model is None else model)
-    resolved = compiled_target(target, device)
-    name = KINDS[resolved.kind].wanted(device)
-    with Runner.local() as runner:
-        facts = _facts(runner, resolved, name)
-        known = shelf.device_of(resolved, facts, threads or runner.cpu_count)
+    place, device = split_place(device)
+    with Runner.at(place) if place else Runner.local() as runner:
+        resolved = parse_target(target or default_target(device, runner), device, runner)
+        resolved.require_host(runner)
+        name = KINDS[resolved.kind].wanted(device, runner)
+        known = shelf.device_for(resolved, name, runner)
+        if known is None:
+            there = ", ".join(d["name"] for d in runner.devices(resolved.driver))
+            raise DeviceError(f"no {resolved.driver} device named '{name}', there are: {there}", "name one: --device")
+        if threads and resolved.driver == "cpu":
+            known = replace(known, n_cpus=threads)
         folder = shelf.own(known)
         records = Records.open(folder, known)
         console.note(f"tuning {checkpoint.name} for {resolved.name} on {known.name}")
         if records.n_trials():
             console.note(f"{records.n_trials()} trials are known already")
         console.step("loading the compiler")
-        from mossnet_tg.codegen.tune.measure import Limits
         from mossnet_tg.codegen.tune.run import tune
 
-        limits = Limits(int(facts.get("max_block", 1 << 30)), int(facts.get("local_bytes", 1 << 30)))
         with _Progress(console, wish) as progress:
-            place = _Place(runner, name)
             found = tune(
-                checkpoint, resolved, place, limits, records, plan, wish, threads, progress.step, progress.trial
+                checkpoint,
+                resolved,
+                _Place(runner, name),
+                _limits(runner, resolved, name),
+                records,
+                plan,
+                wish,
+                threads,
+                progress.step,
+                progress.trial,
             )
     return known, found, folder
 
 
-def _facts(runner: Runner, target: Target, name: str) -> dict[str, str]:
-    """What the runner says of the device that a model for the target would take."""
+def _limits(runner: Runner, target: Target, name: str) -> Limits:
+    from mossnet_tg.codegen.tune.measure import Limits
     from mossnet_tg.targets import devices
-    from mossnet_tg.targets.table import CpuTarget
 
-    if isinstance(target, CpuTarget):
-        lacks = [feature for feature in target.features if feature not in runner.cpu_features]
-        if target.arch != runner.cpu_arch or lacks:
-            what = f"lacks {', '.join(lacks)}" if target.arch == runner.cpu_arch else f"is {runner.cpu_arch}"
-            raise UsageError(f"target {target.name}: {runner.place} {what} and cannot run it")
-        return {"name": runner.cpu_name}
-    there = runner.devices(target.driver)
-    found = devices.best_of(there, name)
-    if found is None:
-        names = ", ".join(d["name"] for d in there)
-        raise UsageError(f"no {target.driver} device named '{name}', there are: {names}", "name one with --device")
-    return found
+    facts = devices.best(target.driver, name, runner) if target.driver != "cpu" else None
+    return Limits(int(facts["max_block"]), int(facts["local_bytes"])) if facts else Limits(1 << 30, 1 << 30)
 
 
 class _Place:

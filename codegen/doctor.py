@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mossnet_tg.codegen.moss_file import Access, DType, Entry, EntryKind, MossFile, Region, Step
-from mossnet_tg.engine import CompiledModel, Session
 from mossnet_tg.errors import ArtifactError, MossnetError, UsageError
+from mossnet_tg.remote import AnyModel, AnySession
 
 ENTRIES = (EntryKind.PREFILL, EntryKind.DECODE, EntryKind.SCORE)
 _Place: TypeAlias = tuple[Region, str]
@@ -52,7 +52,7 @@ class Finding:
 class _Side:
     """A model with a session, its file's tables, and the steps of the entry that is looked at."""
 
-    def __init__(self, file: MossFile, session: Session) -> None:
+    def __init__(self, file: MossFile, session: AnySession) -> None:
         self.file, self.session = file, session
         self.places: dict[_Place, int] = {
             (b.region, b.name): i for i, b in enumerate(file.buffers) if b.region != Region.WEIGHTS
@@ -90,9 +90,9 @@ class _Side:
 
 
 def examine(
-    expected: CompiledModel,
+    expected: AnyModel,
     expected_file: MossFile,
-    found: CompiledModel,
+    found: AnyModel,
     found_file: MossFile,
     entries: Collection[EntryKind] = ENTRIES,
     seed: int = 0,

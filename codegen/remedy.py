@@ -14,17 +14,18 @@ from pathlib import Path
 from mossnet_tg.codegen.cache import cache_folder
 from mossnet_tg.errors import MossnetError
 from mossnet_tg.targets import devices
+from mossnet_tg.targets.host import Host
 from mossnet_tg.targets.table import KERNEL_CLASSES, GpuTarget, Target
 
 
-def remedied(target: Target, device: str) -> Target:
+def remedied(target: Target, device: str, host: Host | None = None) -> Target:
     """`target` with what is known of the device that it would run on; one that names plain kernels itself stays.
 
-    `device` is a part of the device's name, "" for the best one.
+    `device` is a part of the device's name, "" for the best one; `host` the machine that has it, None for this one.
     """
     if not isinstance(target, GpuTarget) or target.plain or target.simd:
         return target
-    chosen = devices.best(target.driver, device)
+    chosen = devices.best(target.driver, device, host)
     plain = remembered(target.driver, chosen) if chosen else ()
     if not plain:
         return target

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mossnet_tg.engine import CompiledModel, Session
     from mossnet_tg.generate import Stats
     from mossnet_tg.plain import PlainSession
+    from mossnet_tg.remote import RemoteModel, RemoteSession, Runner
     from mossnet_tg.sampling import SamplingParams
     from mossnet_tg.tokenizer import Tokenizer
     from mossnet_tg.weights.checkpoint import Checkpoint
@@ -56,7 +57,7 @@ class Model:
 
     def __init__(
         self,
-        engine: CompiledModel | Any,
+        engine: CompiledModel | RemoteModel | Any,
         config: Config,
         tokenizer_json: bytes | None,
         eos_ids: tuple[int, ...],
@@ -66,6 +67,7 @@ class Model:
         self.config = config
         self.eos_ids = eos_ids
         self.path: Path | None = None  # of the model.moss, where there is one
+        self.was_compiled = False  # now, and not found in the cache
         self._tokenizer_json = tokenizer_json
         self._n_threads = n_threads
 
@@ -86,29 +88,33 @@ class Model:
 
         `target` is `cpu`, `adreno`, `opencl`, `vulkan`, `cuda` with options (see `mossnet-tg targets`), or
         `tinygrad:DEVICE`, which runs the uncompiled graph for debugging. `device` is `[DRIVER:]NAME`, a part of the
-        GPU's name (`"pthread"`, `"opencl:pthread"`); without it the best one is taken. Without a target that of the
-        device's driver is taken, or `cpu`. `n_threads` 0 takes every CPU this process may use. The code of a
-        model.moss runs with the caller's rights where it runs on the processor (target cpu, and GPU targets whose
-        device is one): it needs `allow_native`. `progress` is told the steps of a compilation. Raises
+        GPU's name (`"pthread"`, `"opencl:pthread"`); without it the best one is taken. Before it may stand a place:
+        `ssh:[USER@]HOST` or `adb:SERIAL`, alone or with a slash between (`"adb:/opencl:adreno"`); then the model is
+        compiled here and runs there. Without a target that of the device's driver is taken, or `cpu`; on a phone with
+        an Adreno GPU `adreno`. `n_threads` 0 takes every CPU the process may use. The code of a model.moss runs with
+        the caller's rights where it runs on the processor (target cpu, and GPU targets whose device is one): it needs
+        `allow_native`. `progress` is told the steps of a compilation, and of the way to another machine. Raises
         MossnetError; DeviceError when the model is compiled and there is nothing to run it on.
         """
+        from mossnet_tg.targets import devices
+        from mossnet_tg.targets.transport import split_place
         from mossnet_tg.weights.checkpoint import DEMO, Checkpoint, is_checkpoint
 
+        place, device = split_place(device)
         if path is not None and Path(path).is_file() and not is_checkpoint(path):
             if (target, chunk, context) != (None, 128, 4096):
                 raise UsageError(f"{os.fspath(path)}: target, chunk and context of a compiled model cannot be changed")
-            return cls._load_file(path, allow_native, n_threads, device)
+            return cls._load_file(path, allow_native, n_threads, device, host_at(place, progress), progress)
         checkpoint = Checkpoint.open(DEMO if path is None else path)
-        from mossnet_tg.targets import devices
-
-        target = target or devices.default_target(device)
-        if target.partition(":")[0] == "tinygrad":
-            if device:
-                raise UsageError(f"target {target} names its device itself, and '{device}' was given beside it")
+        if target is not None and target.partition(":")[0] == "tinygrad":
+            if given := place or device:
+                raise UsageError(f"target {target} names its device itself, and '{given}' was given beside it")
             return cls._load_plain(checkpoint, target.partition(":")[2] or "PYTHON", context)
         from mossnet_tg.codegen.options import CompileOptions
 
-        return cls._load_checkpoint(checkpoint, target, device, CompileOptions(chunk, context), n_threads, progress)
+        plan, host = CompileOptions(chunk, context), host_at(place, progress)
+        target = target or devices.default_target(device, host)
+        return cls._load_checkpoint(checkpoint, target, device, plan, n_threads, host, progress)
 
     @classmethod
     def _load_checkpoint(
@@ -118,6 +124,7 @@ class Model:
         device: str,
         options: CompileOptions,
         n_threads: int,
+        host: Runner | None,
         progress: Progress,
     ) -> Model:
         """The checkpoint compiled, from the cache or now."""
@@ -127,26 +134,46 @@ class Model:
         from mossnet_tg.targets import devices
         from mossnet_tg.targets.table import KINDS, parse_target
 
-        resolved = parse_target(target, device)
-        resolved.require_host()
+        resolved = parse_target(target, device, host)
+        resolved.require_host(host)
         kind = KINDS[resolved.kind]
-        name = kind.wanted(device)
-        resolved = remedied(resolved, name)
-        found = lookup(resolved, name)
-        compiled = cached(checkpoint, resolved, options, progress, found)
+        name = kind.wanted(device, host)
+        resolved = remedied(resolved, name, host)
+        found = lookup(resolved, name, host)
+        was_compiled = False
+
+        def compiling(step: str) -> None:
+            nonlocal was_compiled
+            was_compiled = True
+            progress(step)
+
+        compiled = cached(checkpoint, resolved, options, compiling, found)
         try:
             try:
-                return cls._load_compiled(compiled, True, n_threads, name)
+                model = cls._load_compiled(compiled, True, n_threads, name, host, progress)
             except ArtifactError:
                 if not discard_damaged(compiled):
                     raise
-            return cls._load_compiled(cached(checkpoint, resolved, options, progress, found), True, n_threads, name)
+                compiled = cached(checkpoint, resolved, options, compiling, found)
+                model = cls._load_compiled(compiled, True, n_threads, name, host, progress)
         except DeviceError as e:
             said = "compiled, not run"
-            raise devices.explained(e, said, str(compiled), kind.driver, name, device, kind.remedy) from None
+            if host is not None and host.is_lost:
+                raise DeviceError(f"{said}: {e}", e.hint) from None
+            raise devices.explained(e, said, str(compiled), kind.driver, name, device, kind.remedy, host) from None
+        model.was_compiled = was_compiled
+        return model
 
     @classmethod
-    def _load_file(cls, path: str | os.PathLike[str], allow_native: bool, n_threads: int, device: str) -> Model:
+    def _load_file(
+        cls,
+        path: str | os.PathLike[str],
+        allow_native: bool,
+        n_threads: int,
+        device: str,
+        host: Runner | None,
+        progress: Progress,
+    ) -> Model:
         """A model.moss, on a device that suits what it was compiled for."""
         from mossnet_tg.codegen import moss_file
         from mossnet_tg.targets import devices
@@ -155,19 +182,34 @@ class Model:
         file, meta = os.fspath(path), moss_file.read(path).meta
         driver = meta.get("driver", "")
         kind = KINDS.get(meta.get("target", "").partition(":")[0]) or KINDS.get(driver)
-        name = devices.wanted(f"{file}:", driver, kind.device if kind else "", device)
+        name = devices.wanted(f"{file}:", driver, kind.device if kind else "", device, host)
         try:
-            return cls._load_compiled(path, allow_native, n_threads, name)
+            return cls._load_compiled(path, allow_native, n_threads, name, host, progress)
         except DeviceError as e:
-            raise devices.explained(e, file, file, driver, name, device, kind.remedy if kind else "") from None
+            if host is not None and host.is_lost:
+                raise
+            remedy = kind.remedy if kind else ""
+            raise devices.explained(e, file, file, driver, name, device, remedy, host) from None
 
     @classmethod
-    def _load_compiled(cls, path: str | os.PathLike[str], allow_native: bool, n_threads: int, device: str) -> Model:
+    def _load_compiled(
+        cls,
+        path: str | os.PathLike[str],
+        allow_native: bool,
+        n_threads: int,
+        device: str,
+        host: Runner | None,
+        progress: Progress,
+    ) -> Model:
         from mossnet_tg.codegen.cache import program_folder
         from mossnet_tg.config import Config
         from mossnet_tg.engine import CompiledModel
 
-        engine = CompiledModel(path, allow_native=allow_native, device=device, cache_dir=program_folder())
+        engine: CompiledModel | RemoteModel
+        if host is None:
+            engine = CompiledModel(path, allow_native=allow_native, device=device, cache_dir=program_folder())
+        else:
+            engine = host.load(path, allow_native=allow_native, device=device, progress=progress)
         config = Config.from_json(engine.meta("config") or "", f"{os.fspath(path)}: config")
         eos = tuple(int(i) for i in (engine.meta("eos") or "").split(",") if i.isdecimal())
         if any(i >= config.vocab_size for i in eos):
@@ -201,9 +243,11 @@ class Model:
         value: str | None = None if self.path is None else self.engine.meta(key)
         return value
 
-    def session(self) -> Session | PlainSession:
+    def session(self) -> Session | RemoteSession | PlainSession:
         """A new sequence: prefill, decode, score, reset; on compiled models also save, restore and fork."""
-        session: Session | PlainSession = self.engine.session(*([self._n_threads] if self._n_threads else []))
+        session: Session | RemoteSession | PlainSession = self.engine.session(
+            *([self._n_threads] if self._n_threads else [])
+        )
         return session
 
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -221,11 +265,10 @@ class Model:
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[str]:
         """The text that follows `prompt`, in pieces as it comes (see `mossnet_tg.generate.generate_text`)."""
-        from mossnet_tg.engine import Sampler
         from mossnet_tg.generate import generate_text
         from mossnet_tg.sampling import SamplingParams
 
-        sampler = Sampler(sampling or SamplingParams())
+        sampler = self.engine.sampler(sampling or SamplingParams())
         return generate_text(
             self.session(),
             sampler,
@@ -237,3 +280,13 @@ class Model:
             stats=stats,
             progress=progress,
         )
+
+
+def host_at(place: str, progress: Progress) -> Runner | None:
+    """The machine at a place; None for this one."""
+    if not place:
+        return None
+    from mossnet_tg.remote import Runner
+
+    progress(f"connecting to {place}")
+    return Runner.at(place)

@@ -122,7 +122,13 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 class Library:
-    """libmossnet, loaded. `Library.default()` finds it; a path is for tests and unusual places."""
+    """libmossnet, loaded. `Library.default()` finds it; a path is for tests and unusual places.
+
+    As a host it is this machine.
+    """
+
+    place = ""
+    system = "Linux"
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -180,6 +186,13 @@ class Library:
     def cpu_arch(self) -> str:
         """`x86_64` or `aarch64`."""
         return str(self.call("cpu_arch").decode())
+
+    @property
+    def cpu_name(self) -> str:
+        """What the processor calls itself."""
+        from mossnet_tg.targets.host import cpu_name
+
+        return cpu_name()
 
     @property
     def cpu_count(self) -> int:
@@ -340,6 +353,10 @@ class CompiledModel(_Handle):
         pointer = c_void_p()
         self.library.check("session_new", self.pointer, n_threads, byref(pointer))
         return Session(self, pointer)
+
+    def sampler(self, params: SamplingParams | None = None) -> Sampler:
+        """A sampler that picks where the model runs."""
+        return Sampler(params, library=self.library)
 
 
 class Session(_Handle):

@@ -139,6 +139,7 @@ def _loop(
         if n_before > 0:
             logits = session.decode(token)
         token = sampler.pick(logits)
+        del logits  # nobody reads them again: those of another machine need not come here
         sampler.accept(token)
         now = time.perf_counter()
         if n_before > 0:

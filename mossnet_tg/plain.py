@@ -7,6 +7,7 @@ installed; `CPU` needs clang, `CUDA` and `CL` their drivers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,10 @@ from tinygrad.helpers import Context
 from mossnet_tg import model
 from mossnet_tg.config import Config
 from mossnet_tg.errors import DeviceError, UsageError
+
+if TYPE_CHECKING:
+    from mossnet_tg.engine import Sampler
+    from mossnet_tg.sampling import SamplingParams
 
 Floats = npt.NDArray[np.float32]
 
@@ -36,6 +41,12 @@ class PlainModel:
     def session(self) -> PlainSession:
         """A new sequence at position 0."""
         return PlainSession(self)
+
+    def sampler(self, params: SamplingParams | None = None) -> Sampler:
+        """libmossnet's: tinygrad has none."""
+        from mossnet_tg.engine import Sampler
+
+        return Sampler(params)
 
 
 class PlainSession:

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,14 @@ import numpy.typing as npt
 from mossnet_tg.engine import (
     ALLOW_NATIVE,
     SCORE,
+    CompiledModel,
     Ids,
     InfoStruct,
     Library,
     Logits,
     ModelInfo,
     SamplingStruct,
+    Session,
     contiguous,
     device_facts,
     token_array,
@@ -44,6 +46,7 @@ _TIMEOUT_S = 30.0
 # The runner's own end comes after that, so that it is the driver that says what happened.
 _LATER_S = 1.0
 _LOAD_S = 600.0
+_MOST_S = 86400.0
 _PUT_S = 60.0
 _PIECE = 1 << 18
 _WINDOW = 1 << 22  # of pieces that are sent before the answer to the first of them is asked for
@@ -90,6 +93,11 @@ class Runner:
             connection.close()
             raise MossnetError(f"{self.place}: the runner is version {facts.get('version')}, expected {expected}")
         return connection, facts
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the process or the way to it is gone."""
+        return self.connection.lost is not None
 
     def restart(self) -> None:
         """End the runner and start it anew: after a hang or a crash. Models and sessions of before are lost."""
@@ -163,6 +171,8 @@ class Runner:
         `cache_dir` is a folder there (None: one beside the models, and none on this machine). `timeout_s` is also what
         a run may take on the processor: after that, and a second more, the runner ends.
         """
+        if not 0 <= timeout_s <= _MOST_S:
+            raise UsageError(f"timeout_s is {timeout_s}, expected 0 to {_MOST_S:.0f}")
         if cache_dir is None:
             cache_dir = "" if self.transport.shares_files else "programs"
         name = os.fspath(Path(path).resolve()) if self.transport.shares_files else self._sent(Path(path), progress)
@@ -241,6 +251,7 @@ class RemoteModel(_Handle):
     ) -> None:
         self.library = runner  # what says of the machine
         self.timeout_s = timeout_s or _TIMEOUT_S
+        self._meta: dict[str, str | None] = {}
         connection = runner.connection
         payload = struct.pack("<II", ALLOW_NATIVE if allow_native else 0, round(timeout_s * 1000))
         payload += text(file) + text(device) + text(cache_dir)
@@ -251,11 +262,12 @@ class RemoteModel(_Handle):
     def __enter__(self) -> RemoteModel:
         return self
 
-    @functools.cache  # noqa: B019
     def meta(self, key: str) -> str | None:
         """A value of META (`config`, `target`, ...)."""
-        value = _optional(self.connection.call(Request.META, self.number + text(key)))
-        return None if value is None else value.decode()
+        if key not in self._meta:
+            value = _optional(self.connection.call(Request.META, self.number + text(key)))
+            self._meta[key] = None if value is None else value.decode(errors="replace")
+        return self._meta[key]
 
     @functools.cached_property
     def tokenizer(self) -> bytes | None:
@@ -369,9 +381,9 @@ class RemoteSession(_Handle):
     def _deadline_s(self, n_runs: int) -> float:
         return self.model.timeout_s * n_runs + _LATER_S
 
-    def _call(self, request: Request, payload: bytes = b"", n_runs: int = 2) -> bytes:
+    def _call(self, request: Request, payload: bytes = b"", timeout_s: float = 60.0) -> bytes:
         self._go_on()
-        return self.connection.call(request, self.number + payload, self._deadline_s(n_runs))
+        return self.connection.call(request, self.number + payload, timeout_s)
 
     def _made(self, decoded: Answer | None) -> Logits:
         logits = RemoteLogits(self, decoded)
@@ -385,7 +397,7 @@ class RemoteSession(_Handle):
         """Reads tokens; returns the logits [vocab_size] for the one after the last."""
         tokens = token_array(ids)
         self._n_sent += len(tokens)
-        self._call(Request.PREFILL, tokens.tobytes(), self._n_runs(len(tokens)))
+        self._call(Request.PREFILL, tokens.tobytes(), self._deadline_s(self._n_runs(len(tokens))))
         return self._made(None)
 
     def decode(self, token: int, *, copy: bool = True) -> Logits:
@@ -417,7 +429,7 @@ class RemoteSession(_Handle):
             part = tokens[i : i + most]
             self._n_sent += len(part)
             n_runs = self._n_runs(len(part)) if info.n_steps[SCORE] else len(part)
-            answer = self._call(Request.SCORE, part.tobytes(), n_runs)
+            answer = self._call(Request.SCORE, part.tobytes(), self._deadline_s(n_runs))
             rows.append(np.frombuffer(bytearray(answer), np.float32).reshape(len(part), info.vocab_size))
         return np.concatenate(rows) if len(rows) > 1 else rows[0]
 
@@ -449,7 +461,7 @@ class RemoteSession(_Handle):
 
     def run(self, entry: int, first_step: int, n_steps: int) -> None:
         """Runs some steps of an entry on the buffers as they stand; the position stays."""
-        self._call(Request.RUN, _numbers(entry, first_step, n_steps), 1)
+        self._call(Request.RUN, _numbers(entry, first_step, n_steps), self._deadline_s(1))
 
     def read(self, buffer: int, out: npt.NDArray[Any]) -> None:
         """Fills a contiguous array from the start of a buffer of the file."""
@@ -463,7 +475,7 @@ class RemoteSession(_Handle):
 
     def profile(self, entry: int, reps: int = 20) -> npt.NDArray[np.float64]:
         """Median seconds of each step of an entry. Resets the session."""
-        answer = self._call(Request.PROFILE, _numbers(entry, reps), reps + 1)
+        answer = self._call(Request.PROFILE, _numbers(entry, reps), self._deadline_s(reps + 1))
         self._n_sent = 0
         return np.frombuffer(bytearray(answer), np.float64)
 
@@ -501,6 +513,11 @@ class RemoteSampler(_Handle):
                 raise UsageError(f"logits of shape {array.shape}, expected one dimension")
             answer = self.connection.send(Request.PICK_FROM, self.number + array.tobytes())
         return int(_unpack("<i", answer.result())[0])
+
+
+# What runs somewhere: here or there.
+AnyModel: TypeAlias = CompiledModel | RemoteModel
+AnySession: TypeAlias = Session | RemoteSession
 
 
 def _sha256(file: BinaryIO) -> bytes:

@@ -358,11 +358,12 @@ class Connection:
         self._waiting.clear()
 
     def close(self) -> None:
-        """Say goodbye and end the process; a second call does nothing."""
+        """Say goodbye and end the process, whatever it does; a second call does nothing."""
         with self._lock:
             if self.lost is not None or self._process_id != os.getpid():
                 return
-            with contextlib.suppress(MossnetError):
-                self.call(Request.BYE, timeout_s=5.0)
+            if all(answer.is_quiet for answer in self._waiting.values()) and not self.stream.n_queued:
+                with contextlib.suppress(MossnetError):
+                    self.call(Request.BYE, timeout_s=5.0)
             self.stream.end(patience_s=2.0)
             self.lost = DeviceError(f"{self.place}: the runner was closed")

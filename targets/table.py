@@ -14,6 +14,7 @@ from typing import Any
 
 from mossnet_tg.errors import ArtifactError, UsageError
 from mossnet_tg.targets import devices
+from mossnet_tg.targets.host import Host, called, this_machine
 
 ARCHS = ("x86_64", "aarch64")
 _ELSEWHERE = "`mossnet-tg compile` makes a file for the other machine"
@@ -32,8 +33,10 @@ class Target:
     name: str
     driver: str
 
-    def require_host(self) -> None:
-        """Raise ArtifactError unless this machine runs code for the target: before it is compiled, not after."""
+    def require_host(self, host: Host | None = None) -> None:
+        """Raise ArtifactError unless the machine (None: this one) runs code for the target: before it is compiled, not
+        after.
+        """
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,16 @@ class CpuTarget(Target):
     registers: int  # vector registers
     f16_loads: bool  # float16 widens in hardware
 
-    def require_host(self) -> None:
-        """Raise ArtifactError unless this machine runs code for the target: before it is compiled, not after."""
-        from mossnet_tg.engine import Library
-
-        host = Library.default()
+    def require_host(self, host: Host | None = None) -> None:
+        """Raise ArtifactError unless the machine (None: this one) runs code for the target: before it is compiled, not
+        after.
+        """
+        host = host or this_machine()
         if self.arch != host.cpu_arch:
-            raise ArtifactError(f"target {self.name} is for {self.arch}, this machine is {host.cpu_arch}", _ELSEWHERE)
+            text = f"target {self.name} is for {self.arch}, {called(host)} is {host.cpu_arch}"
+            raise ArtifactError(text, _ELSEWHERE)
         if missing := sorted(set(self.features) - set(host.cpu_features)):
-            text = f"target {self.name} needs {', '.join(missing)}, which this machine does not have"
+            text = f"target {self.name} needs {', '.join(missing)}, which {called(host)} does not have"
             raise ArtifactError(text, _ELSEWHERE)
 
     @property
@@ -85,22 +89,23 @@ class GpuTarget(Target):
 
 @dataclass(frozen=True)
 class Kind:
-    """One row: what `--target KIND` means. `resolve` turns options into a Target. `needs`: what runs it; `remedy`: what
-    to do with a compiled `{file}` where that is not; `device`: what a device's name must hold when the user names none.
+    """One row: what `--target KIND` means. `resolve` turns options into a Target for a machine. `needs`: what runs it;
+    `remedy`: what to do with a compiled `{file}` where that is not; `device`: what a device's name must hold when the
+    user names none.
     """
 
     name: str
     summary: str
     driver: str
     options: Mapping[str, str]  # option: what it is
-    resolve: Callable[[Mapping[str, str]], Target]
+    resolve: Callable[[Mapping[str, str], Host | None], Target]
     needs: str = ""
     remedy: str = ""
     device: str = ""
 
-    def wanted(self, device: str) -> str:
+    def wanted(self, device: str, host: Host | None = None) -> str:
         """What the name of the device that runs it must hold, from `device` as `devices.split` reads it."""
-        return devices.wanted(f"target {self.name}", self.driver, self.device, device)
+        return devices.wanted(f"target {self.name}", self.driver, self.device, device, host)
 
 
 # x86-64 levels of the psABI, best first: a model compiled on one machine of a level runs on every other.
@@ -112,10 +117,8 @@ _X86_LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 _BASELINE = {"x86_64": "x86-64", "aarch64": "generic"}
 
 
-def _resolve_cpu(options: Mapping[str, str]) -> CpuTarget:
-    from mossnet_tg.engine import Library
-
-    host = Library.default()
+def _resolve_cpu(options: Mapping[str, str], host: Host | None) -> CpuTarget:
+    host = host or this_machine()
     arch = options.get("arch", host.cpu_arch)
     if arch not in ARCHS:
         raise UsageError(f"target cpu: arch is '{arch}', expected {' or '.join(ARCHS)}")
@@ -208,10 +211,10 @@ def _features(arch: str, mcpu: str) -> tuple[str, ...]:
 
 def _gpu(
     kind: str, driver: str, threads: int, shared_bytes: int, max_buffer_bytes: int
-) -> Callable[[Mapping[str, str]], GpuTarget]:
+) -> Callable[[Mapping[str, str], Host | None], GpuTarget]:
     """How a kind of GPU is resolved; what is given here every device of the kind must have."""
 
-    def resolve(options: Mapping[str, str]) -> GpuTarget:
+    def resolve(options: Mapping[str, str], host: Host | None) -> GpuTarget:
         plain = _plain(kind, options)
         for option, text in options.items():
             if option in _VALUES and text not in _VALUES[option]:
@@ -243,7 +246,7 @@ def _plain(kind: str, options: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted(plain))
 
 
-def _resolve_cuda(options: Mapping[str, str]) -> GpuTarget:
+def _resolve_cuda(options: Mapping[str, str], host: Host | None) -> GpuTarget:
     text = options.get("arch", _CUDA_ARCHS)
     parts = text.split("+")
     if not all(part.isdecimal() and 50 <= int(part) < 1000 for part in parts):
@@ -330,10 +333,11 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def parse_target(text: str, device: str = "") -> Target:
+def parse_target(text: str, device: str = "", host: Host | None = None) -> Target:
     """`KIND[:key=value,…]` resolved; raises UsageError that says what was found and what is known.
 
-    `device` is the device that it will run on, as `devices.split` reads it; "" for the best one.
+    `device` is the device that it will run on, as `devices.split` reads it, "" for the best one; `host` the machine,
+    None for this one: what is not said of a processor is taken from it.
     """
     kind_name, _, rest = text.partition(":")
     kind = KINDS.get(kind_name)
@@ -348,9 +352,9 @@ def parse_target(text: str, device: str = "") -> Target:
             known = ", ".join(f"{name}=…" for name in kind.options) or "none"
             raise UsageError(f"target {kind_name}: option '{part}' is not known, expected {known}")
         options[key] = value
-    name = kind.wanted(device)
+    name = kind.wanted(device, host)
     # What else is given is for threads.
-    if kind_name == "opencl" and not options and devices.is_processor("opencl", name):
-        cpu = _resolve_cpu({})
+    if kind_name == "opencl" and not options and devices.is_processor("opencl", name, host):
+        cpu = _resolve_cpu({}, host)
         options["simd"] = str(cpu.lanes)
-    return kind.resolve(options)
+    return kind.resolve(options, host)

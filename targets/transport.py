@@ -227,7 +227,9 @@ def adb(serial: str) -> Shell:
         place=f"adb:{serial}",
         command=("adb", "-s", serial, "shell", "-T"),
         folder=f"/data/local/tmp/mossnet-{_version()}",
-        environment="LD_LIBRARY_PATH=/vendor/lib64",  # where the GPU's drivers have what they need
+        # Where the GPU's drivers have what they need, and what /proc/cpuinfo does not say on a phone.
+        environment="LD_LIBRARY_PATH=/vendor/lib64 "
+        'MOSSNET_CPU="$(getprop ro.soc.manufacturer 2>/dev/null) $(getprop ro.soc.model 2>/dev/null)"',
         missing=_INSTALL_ADB,
         unreached=_PLUG_IN,
     )

@@ -29,7 +29,7 @@ from mossnet_tg.codegen.emit import cubin
 from mossnet_tg.codegen.kernels.build import Param, itemsize
 from mossnet_tg.engine import Library
 from mossnet_tg.errors import MossnetError
-from mossnet_tg.targets.processor import cpu_name
+from mossnet_tg.targets.host import cpu_name
 from mossnet_tg.targets.table import KINDS, GpuTarget, Target, parse_target
 from tests import conftest  # noqa: F401  # which drivers are taken
 from tests.codegen import cases

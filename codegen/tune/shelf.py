@@ -11,18 +11,17 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import mossnet_tg
 from mossnet_tg.codegen.tune.records import Choices, Device, Records
 from mossnet_tg.errors import ArtifactError, MossnetError
 from mossnet_tg.targets import devices
-from mossnet_tg.targets.processor import cpu_name
+from mossnet_tg.targets.host import Host, this_machine
 from mossnet_tg.targets.table import CpuTarget, Target, parse_target
 
 ANY = "*"
@@ -66,32 +65,28 @@ def compiler() -> str:
     return f"mossnet-tg {mossnet_tg.__version__}, tvm {version('apache-tvm')}"
 
 
-def device_of(target: Target, facts: dict[str, Any], n_cpus: int) -> Device:
+def _device(target: Target, facts: Mapping[str, str], n_cpus: int) -> Device:
     """`facts` are what a driver says of the device (`name`, `driver`); of a cpu: its name."""
+    version = ",".join(sorted(target.features)) if isinstance(target, CpuTarget) else facts["driver"]
+    return Device(target.name, target.driver, facts["name"], version, n_cpus, compiler())
+
+
+def device_for(target: Target, name: str, host: Host) -> Device | None:
+    """The device of a machine that runs a target, the one whose name holds `name`; None where there is none."""
     if isinstance(target, CpuTarget):
-        features = ",".join(sorted(target.features))
-        return Device(target.name, target.driver, facts["name"], features, n_cpus, compiler())
-    return Device(target.name, target.driver, facts["name"], facts["driver"], 0, compiler())
+        runs = target.arch == host.cpu_arch and set(target.features) <= set(host.cpu_features)
+        return _device(target, {"name": host.cpu_name}, host.cpu_count) if runs else None
+    facts = devices.best(target.driver, name, host)
+    return _device(target, facts, 0) if facts else None
 
 
-def local_device(target: Target, name: str) -> Device | None:
-    """The device of this machine that runs a target, the one whose name holds `name`; None where there is none."""
-    from mossnet_tg.engine import Library
-
-    if isinstance(target, CpuTarget):
-        library = Library.default()
-        fits = target.arch == library.cpu_arch and set(target.features) <= set(library.cpu_features)
-        return device_of(target, {"name": cpu_name()}, library.cpu_count) if fits else None
-    facts = devices.best(target.driver, name)
-    return device_of(target, facts, 0) if facts else None
-
-
-def lookup(target: Target, name: str) -> Found:
-    """The choices that a model for `target` is compiled with here, to run on the device whose name holds `name`.
+def lookup(target: Target, name: str, host: Host | None = None) -> Found:
+    """The choices that a model for `target` is compiled with, to run on the device of `host` (None: this machine) whose
+    name holds `name`.
 
     Without such a device those that were recorded for one of that name, as for a phone that is not plugged in.
     """
-    device = local_device(target, name)
+    device = device_for(target, name, host or this_machine())
     if device is not None:
         return find(device)
     named = (found.device for _, found in _readable() if name and name.lower() in found.device.name.lower())
@@ -145,7 +140,7 @@ def why_not(recorded: Device) -> str:
     if recorded.compiler != compiler():
         return f"no: made by {recorded.compiler}, this is {compiler()}"
     try:
-        here = local_device(parse_target(recorded.target), "" if recorded.name == ANY else recorded.name)
+        here = device_for(parse_target(recorded.target), "" if recorded.name == ANY else recorded.name, this_machine())
     except MossnetError as e:
         return f"no: {e}"
     if here is None:

@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-/* Cut to `capacity` bytes with the NUL; "" where the system does not say. */
+/* Cut to `capacity` bytes with the NUL; "" where neither MOSSNET_CPU nor the system says it. */
 void mn_cpu_name(char *out, size_t capacity);
 
 #endif

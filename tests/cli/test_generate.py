@@ -11,7 +11,7 @@ import pytest
 import mossnet_tg
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.sampling import SamplingParams
-from mossnet_tg.targets.processor import cpu_name
+from mossnet_tg.targets.host import cpu_name
 from tests.cli.conftest import Run
 
 PROMPT = "the quick brown"

@@ -38,7 +38,7 @@ def _key(path: Path) -> str:
     return path.with_suffix(".pub").read_text().strip()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
@@ -58,14 +58,15 @@ def _require() -> None:
 def serving(folder: Path) -> Iterator[Server]:
     """Skips the test where there is no OpenSSH."""
     _require()
-    port, user = _free_port(), getpass.getuser()
+    port, user = free_port(), getpass.getuser()
     host_key, user_key = _key(folder / "host_key"), _key(folder / "user_key")
     home, programs = folder / "cache", folder / "bin"
     (folder / "authorized_keys").write_text(f"{user_key}\n")
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}\n")
     (folder / "sshd_config").write_text(
-        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\nAuthorizedKeysFile {folder}/authorized_keys\n"
-        f"PidFile {folder}/sshd.pid\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n"
+        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys\nPidFile {folder}/sshd.pid\n"
+        f"UsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n"
         f"SetEnv XDG_CACHE_HOME={home}\n"
     )
     (folder / "ssh_config").write_text(

@@ -57,6 +57,8 @@ def test_what_is_refused_there_is_refused_as_here(runner: Runner, plain: Path, t
         runner.load(tmp_path / "nothing.moss")
     with pytest.raises(MossnetError, match="holds a NUL"):
         runner.devices("a\0b")
+    with pytest.raises(UsageError, match="timeout_s is 1e"):
+        runner.load(plain, timeout_s=1e30)
     with pytest.raises(UsageError, match="threads"):
         runner.load(plain, allow_native=True).session(5000)
 
@@ -187,6 +189,18 @@ def test_a_runner_whose_other_end_goes_away_in_the_middle_ends(fragile: Path) ->
     time.sleep(0.1)
     started = time.monotonic()
     assert stream.end(patience_s=5.0) == 76 and time.monotonic() - started < 2
+
+
+def test_closing_does_not_wait_for_what_runs(fragile: Path) -> None:
+    """As Ctrl-C does in the middle of a prompt."""
+    runner = Runner.local()
+    session = runner.load(fragile, allow_native=True).session(1)
+    asked = runner.connection.send(Request.DECODE, session.number + HANG.to_bytes(4, "little"))
+    with pytest.raises(TimeoutError):
+        runner.connection.stream.wait(lambda: asked.is_there, time.monotonic() + 0.1)
+    started = time.monotonic()
+    runner.close()
+    assert time.monotonic() - started < 2
 
 
 def test_the_end(plain: Path) -> None:
