@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import mossnet_tg
+from mossnet_tg.engine import Library
 from mossnet_tg.errors import MossnetError
 from mossnet_tg.folders import cross_folder, make_writable
 from mossnet_tg.targets import elf
@@ -60,8 +60,7 @@ def library(
     abi: str, progress: Progress = lambda _: None, *, ndk: Path | None = None, require_ndk: bool = False
 ) -> Path:
     """libmossnet.so for a platform, as `build` makes it."""
-    output = Output("libmossnet.so", library_sources(), is_program=False)
-    return build(abi, output, progress, ndk=ndk, require_ndk=require_ndk)
+    return build(abi, Output("libmossnet.so", library_sources(), is_program=False), progress, Wanted(ndk, require_ndk))
 
 
 def runner(
@@ -69,19 +68,17 @@ def runner(
 ) -> Path:
     """mossnet-run for a platform, with libmossnet in it, as `build` makes it."""
     output = Output("mossnet-run", runner_sources() + library_sources(), is_program=True)
-    return build(abi, output, progress, ndk=ndk, require_ndk=require_ndk)
+    return build(abi, output, progress, Wanted(ndk, require_ndk))
 
 
-def build(
-    abi: str, output: Output, progress: Progress = lambda _: None, *, ndk: Path | None = None, require_ndk: bool = False
-) -> Path:
+def build(abi: str, output: Output, progress: Progress, wanted: Wanted) -> Path:
     """The output for platform `abi`, from the cache or made now; `progress` is told with what.
 
-    Android: `ndk` is where an NDK lies; with `require_ndk` nothing else is taken. Raises MossnetError: for an unknown
-    platform, where no compiler is, when one fails, and for a file that the platform would not take.
+    Raises MossnetError: for an unknown platform, where no compiler is, when one fails, and for a file that the platform
+    would not take.
     """
     to = platform(abi)
-    toolchain = to.toolchain(abi, Wanted(ndk, require_ndk))
+    toolchain = to.toolchain(abi, wanted)
     progress(f"{output.name} for {abi}: {toolchain.name}")
     path = cross_folder() / f"{abi}-{_key(output, toolchain)}" / output.name
     if path.is_file():
@@ -103,7 +100,7 @@ def make(to: Platform, output: Output, toolchain: Toolchain, folder: Path, optio
     if toolchain.own_libc:
         sources += android_libc.make(toolchain, folder, output.is_program)
     compile = [*toolchain.compile, *_COMPILE, *to.compile, *options, f"-I{RUNTIME}"]
-    compile.append(f'-DMOSSNET_VERSION="{mossnet_tg.__version__}"')
+    compile.append(f'-DMOSSNET_VERSION="{Library.default().version}"')
     objects = [f"{i}.o" for i in range(len(sources))]
 
     def compile_one(source: Path, path: str) -> None:
@@ -121,7 +118,7 @@ def make(to: Platform, output: Output, toolchain: Toolchain, folder: Path, optio
 def _key(output: Output, toolchain: Toolchain) -> str:
     here = Path(__file__).parent
     files = [*output.sources, *sorted(RUNTIME.glob("*.h")), *sorted(here.glob("*.py")), *sorted(here.glob("*/*.[ch]"))]
-    parts = [mossnet_tg.__version__, repr(toolchain), output.name, *(path.name for path in files)]
+    parts = [Library.default().version, repr(toolchain), output.name, *(path.name for path in files)]
     h = hashlib.sha256("\n".join(parts).encode())
     for path in files:
         h.update(hashlib.sha256(path.read_bytes()).digest())

@@ -91,7 +91,17 @@ typedef void (*bionic_sighandler)(int);
     FIELD(pollfd, revents, short, 6)                                                                                   \
     FIELD(rusage, ru_nivcsw, long, 136)
 
-/* result, name, arguments */
+/* result, name, arguments: what compilers call of their own accord, printf and its like being replaced by others */
+#define BIONIC_COMPILED_FUNCTIONS(FUNCTION)                                                                            \
+    FUNCTION(void *, memcpy, (void *, const void *, size_t))                                                           \
+    FUNCTION(void *, memmove, (void *, const void *, size_t))                                                          \
+    FUNCTION(void *, memset, (void *, int, size_t))                                                                    \
+    FUNCTION(int, memcmp, (const void *, const void *, size_t))                                                        \
+    FUNCTION(size_t, fwrite, (const void *, size_t, size_t, FILE *))                                                   \
+    FUNCTION(int, fputc, (int, FILE *))                                                                                \
+    FUNCTION(int, puts, (const char *))                                                                                \
+    FUNCTION(int, putchar, (int))
+
 #define BIONIC_FUNCTIONS(FUNCTION)                                                                                     \
     FUNCTION(void *, malloc, (size_t))                                                                                 \
     FUNCTION(void *, calloc, (size_t, size_t))                                                                         \
@@ -102,10 +112,6 @@ typedef void (*bionic_sighandler)(int);
     FUNCTION(char *, getenv, (const char *))                                                                           \
     FUNCTION(long, strtol, (const char *, char **, int))                                                               \
     FUNCTION(unsigned long, strtoul, (const char *, char **, int))                                                     \
-    FUNCTION(void *, memcpy, (void *, const void *, size_t))                                                           \
-    FUNCTION(void *, memmove, (void *, const void *, size_t))                                                          \
-    FUNCTION(void *, memset, (void *, int, size_t))                                                                    \
-    FUNCTION(int, memcmp, (const void *, const void *, size_t))                                                        \
     FUNCTION(void *, memchr, (const void *, int, size_t))                                                              \
     FUNCTION(size_t, strlen, (const char *))                                                                           \
     FUNCTION(int, strcmp, (const char *, const char *))                                                                \
@@ -148,7 +154,6 @@ typedef void (*bionic_sighandler)(int);
     FUNCTION(int, clock_gettime, (clockid_t, struct timespec *))                                                       \
     FUNCTION(int, nanosleep, (const struct timespec *, struct timespec *))                                             \
     FUNCTION(pid_t, getpid, (void))                                                                                    \
-    FUNCTION(void, _exit, (int))                                                                                       \
     FUNCTION(int, sched_getaffinity, (pid_t, size_t, cpu_set_t *))                                                     \
     FUNCTION(int, __sched_cpucount, (size_t, const cpu_set_t *))                                                       \
     FUNCTION(unsigned long, getauxval, (unsigned long))                                                                \
@@ -169,7 +174,7 @@ typedef void (*bionic_sighandler)(int);
     FUNCTION(void *, dlsym, (void *, const char *))                                                                    \
     FUNCTION(char *, dlerror, (void))
 
-/* ---- Bionic's own ---- */
+/* ---- Where C libraries differ ---- */
 
 #define BIONIC_OWN_TYPES(TYPE)                                                                                         \
     TYPE(pthread_t, long)                                                                                              \
@@ -182,6 +187,7 @@ typedef void (*bionic_sighandler)(int);
 
 #define BIONIC_OWN_FUNCTIONS(FUNCTION)                                                                                 \
     FUNCTION(int *, __errno, (void))                                                                                   \
+    FUNCTION(void, _exit, (int))                                                                                       \
     FUNCTION(int, getrusage, (int, struct rusage *))
 
 /* In no public header: what a compiler calls, and what an executable starts with. */
@@ -196,6 +202,7 @@ typedef void (*bionic_sighandler)(int);
 /* ---- The libraries, for stubs.c ---- */
 
 #define BIONIC_LIBC(FUNCTION, STREAM)                                                                                  \
+    BIONIC_COMPILED_FUNCTIONS(FUNCTION)                                                                                \
     BIONIC_FUNCTIONS(FUNCTION)                                                                                         \
     BIONIC_OWN_FUNCTIONS(FUNCTION)                                                                                     \
     BIONIC_HIDDEN_FUNCTIONS(FUNCTION)                                                                                  \
@@ -260,6 +267,7 @@ BIONIC_OWN_SIZES(BIONIC_SIZE)
 BIONIC_FIELDS(BIONIC_FIELD)
 
 #define BIONIC_FUNCTION(result, name, arguments) result name arguments;
+BIONIC_COMPILED_FUNCTIONS(BIONIC_FUNCTION)
 BIONIC_FUNCTIONS(BIONIC_FUNCTION)
 BIONIC_DL_FUNCTIONS(BIONIC_FUNCTION)
 BIONIC_OWN_FUNCTIONS(BIONIC_FUNCTION)
