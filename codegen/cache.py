@@ -34,6 +34,11 @@ _OURS_UNFINISHED = re.compile(r"\..*-[a-z]+-[0-9a-f]{24}\.moss\..*\.tmp")
 _DAY_S = 86400
 
 
+def program_folder() -> Path:
+    """Where libmossnet keeps what a GPU's driver has built."""
+    return cache_folder() / "programs"
+
+
 def compiled_path(checkpoint: Checkpoint, target: Target, options: CompileOptions) -> Path:
     """The file that holds `checkpoint` compiled for `target`, whether it is there or not."""
     parts = [checkpoint.fingerprint(), repr(target), repr(sorted(asdict(options).items())), _compiler()]

@@ -161,9 +161,9 @@ class Model:
 
     @classmethod
     def _load_compiled(cls, path: str | os.PathLike[str], allow_native: bool, n_threads: int, device: str) -> Model:
+        from mossnet_tg.codegen.cache import program_folder
         from mossnet_tg.config import Config
         from mossnet_tg.engine import CompiledModel
-        from mossnet_tg.folders import program_folder
 
         engine = CompiledModel(path, allow_native=allow_native, device=device, cache_dir=program_folder())
         config = Config.from_json(engine.meta("config") or "", f"{os.fspath(path)}: config")

@@ -17,11 +17,6 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("mossnet-tg", appauthor=False))
 
 
-def program_folder() -> Path:
-    """Where libmossnet keeps what a GPU's driver has built."""
-    return cache_folder() / "programs"
-
-
 def cross_folder() -> Path:
     """Where libmossnet and its runner are kept for other platforms."""
     return cache_folder() / "cross"
