@@ -18,6 +18,8 @@ if [ "${1-}" = --test ]; then
   wanted="$wanted libpocl.so:pocl-opencl-icd libOpenCL.so:ocl-icd-libopencl1 CL/cl.h:opencl-c-headers"
   wanted="$wanted lavapipe:mesa-vulkan-drivers libvulkan.so:libvulkan1 vulkan/vulkan.h:libvulkan-dev"
   wanted="$wanted validation:vulkan-validationlayers spirv-val:spirv-tools glslangValidator:glslang-tools clang:clang"
+  # With clang: programs for Android, where no NDK is.
+  wanted="$wanted ld.lld:lld"
   shift
 fi
 python=${PYTHON:-python3}
@@ -52,6 +54,32 @@ if [ -n "$missing" ]; then
 fi
 
 [ -x .venv/bin/pip ] || "$python" -m venv .venv
+
+# For the tests of Android's programs, which run over musl: the one file of a package for arm64, taken apart beside
+# Python, so that the system itself stays of one architecture.
+unpack_musl() (
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' EXIT
+  mkdir -p "$folder/state/lists/partial" "$folder/cache/archives/partial"
+  : >"$folder/status"
+  cat >"$folder/apt.conf" <<-EOF
+	APT::Architecture "arm64";
+	APT::Architectures { "arm64"; };
+	APT::Sandbox::User "root";
+	Dir::State "$folder/state";
+	Dir::State::status "$folder/status";
+	Dir::Cache "$folder/cache";
+	EOF
+  APT_CONFIG=$folder/apt.conf
+  export APT_CONFIG
+  cd "$folder"
+  apt-get update -q >&2 || true # a source that has nothing for arm64 is no failure
+  apt-get download -q musl >&2
+  dpkg-deb -x musl_*_arm64.deb "$OLDPWD/.venv/arm64"
+)
+if [ -n "$extras" ] && [ ! -e .venv/arm64/lib/aarch64-linux-musl/libc.so ]; then
+  unpack_musl || echo "setup.sh: no musl for arm64; the tests that need it are skipped" >&2
+fi
 # What was installed from: the sources that the package is built of. With the tests' extras it serves both uses.
 stamp=$(cat pyproject.toml CMakeLists.txt targets/runtime/*.[ch] | cksum)
 case $(cat .venv/installed 2>/dev/null || true) in

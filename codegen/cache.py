@@ -21,7 +21,8 @@ import mossnet_tg
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.tune.shelf import NOTHING, Found
-from mossnet_tg.errors import ArtifactError, MossnetError, UsageError
+from mossnet_tg.errors import ArtifactError, UsageError
+from mossnet_tg.folders import cache_folder, make_writable
 from mossnet_tg.targets.table import Target
 from mossnet_tg.weights.checkpoint import Checkpoint
 
@@ -32,15 +33,6 @@ _SOURCES = ("ops.py", "model.py", "config.py", "codegen/**/*.py", "targets/table
 _OURS = re.compile(r".*-[a-z]+-[0-9a-f]{24}\.moss")
 _OURS_UNFINISHED = re.compile(r"\..*-[a-z]+-[0-9a-f]{24}\.moss\..*\.tmp")
 _DAY_S = 86400
-
-
-def cache_folder() -> Path:
-    """Where compiled models are kept: `MOSSNET_CACHE_DIR`, or the user's cache folder."""
-    if named := os.environ.get("MOSSNET_CACHE_DIR"):
-        return Path(named)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("mossnet-tg", appauthor=False))
 
 
 def program_folder() -> Path:
@@ -81,13 +73,7 @@ def cached(
         with contextlib.suppress(OSError):  # a cache that is only read serves as well
             os.utime(path)
         return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(13, "not writable")
-    except OSError as e:
-        hint = "set MOSSNET_CACHE_DIR to a folder that can be written"
-        raise MossnetError(f"{path.parent}: the cache folder cannot be used: {e.strerror}", hint) from None
+    make_writable(path.parent)
     progress("loading the compiler")
     from mossnet_tg.codegen.compile import compile_checkpoint  # brings TVM, which takes seconds
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mossnet_tg.codegen.cache import cache_folder
 from mossnet_tg.errors import MossnetError
+from mossnet_tg.folders import cache_folder
 from mossnet_tg.targets import devices
 from mossnet_tg.targets.host import Host
 from mossnet_tg.targets.table import KERNEL_CLASSES, GpuTarget, Target

@@ -6,8 +6,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 enum {
     UPLOAD_BYTES = 8 << 20, /* at a time, so that a large model never stands in memory twice */
@@ -139,7 +139,8 @@ void mn_cl_release_memory(const mn_device *device, mn_cl_mem *memory, uint32_t n
 
 /* Pages that were only read to be copied are the system's again. */
 static void forget(const unsigned char *at, size_t bytes) {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    /* Not sysconf: each C library numbers its questions anew. */
+    uintptr_t page = (uintptr_t)getauxval(AT_PAGESZ);
     uintptr_t from = ((uintptr_t)at + page - 1) / page * page, to = ((uintptr_t)at + bytes) / page * page;
     if (from < to) (void)madvise((void *)from, to - from, MADV_DONTNEED);
 }

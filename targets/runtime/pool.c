@@ -216,10 +216,11 @@ mossnet_status mn_pool_new(uint32_t n_threads, mn_pool **out, mossnet_error *err
     *out = NULL;
     if (n_threads < 1 || n_threads > MN_POOL_MAX_THREADS)
         return mn_fail(error, MOSSNET_ARGUMENT, "%u threads, expected 1 to %d", n_threads, MN_POOL_MAX_THREADS);
-    size_t bytes = sizeof(mn_pool) + (n_threads - 1) * sizeof(pthread_t);
-    mn_pool *pool = aligned_alloc(_Alignof(mn_pool), (bytes + _Alignof(mn_pool) - 1) & ~(_Alignof(mn_pool) - 1));
-    if (!pool) return mn_fail(error, MOSSNET_MEMORY, "no memory for a pool of %u threads", n_threads);
-    memset(pool, 0, sizeof *pool);
+    /* Android has no aligned_alloc before API level 28. */
+    void *memory;
+    if (posix_memalign(&memory, _Alignof(mn_pool), sizeof(mn_pool) + (n_threads - 1) * sizeof(pthread_t)))
+        return mn_fail(error, MOSSNET_MEMORY, "no memory for a pool of %u threads", n_threads);
+    mn_pool *pool = memset(memory, 0, sizeof *pool);
     pool->process = getpid();
     int code = start_workers(pool, n_threads - 1);
     if (code) {

@@ -16,7 +16,7 @@ typedef struct header { /* of a file; the data follows */
     uint64_t bytes;
     uint32_t crc, reserved;
 } header;
-static const char MAGIC[8] = "MOSSBIN1";
+static const char MAGIC[] = "MOSSBIN1"; /* the field holds it without the NUL */
 enum { MAX_PATH = 4096 };
 static const uint64_t MAX_BYTES = UINT64_C(1) << 30;
 
@@ -65,7 +65,7 @@ static bool write_all(int fd, const void *in, size_t bytes) {
 static void *read_file(int fd, const mn_cache_key *key, size_t *bytes) {
     header h;
     struct stat info;
-    if (!read_all(fd, &h, sizeof h) || memcmp(h.magic, MAGIC, sizeof MAGIC) || memcmp(&h.key, key, sizeof *key) ||
+    if (!read_all(fd, &h, sizeof h) || memcmp(h.magic, MAGIC, sizeof h.magic) || memcmp(&h.key, key, sizeof *key) ||
         h.bytes > MAX_BYTES || fstat(fd, &info) || (uint64_t)info.st_size != sizeof h + h.bytes)
         return NULL;
     void *data = malloc(h.bytes ? (size_t)h.bytes : 1);
@@ -95,7 +95,7 @@ bool mn_cache_store(const char *folder, const mn_cache_key *key, const void *dat
         return false;
     if (mkdir(folder, 0700) && errno != EEXIST) return false;
     header h = {.key = *key, .bytes = bytes, .crc = mn_crc32(data, bytes)};
-    memcpy(h.magic, MAGIC, sizeof MAGIC);
+    memcpy(h.magic, MAGIC, sizeof h.magic);
     int fd = open(unfinished, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return false;
     bool stored = write_all(fd, &h, sizeof h) && write_all(fd, data, bytes);

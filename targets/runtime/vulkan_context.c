@@ -6,8 +6,8 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 enum { UPLOAD_BYTES = 8 << 20, BUFFER_ALIGN = 256 };
 
@@ -102,7 +102,8 @@ static mossnet_status check_memory(const mn_vk_context *c, mossnet_error *error)
 /* ---- Weights ---- */
 
 static uint64_t page_bytes(void) {
-    return (uint64_t)sysconf(_SC_PAGESIZE);
+    /* Not sysconf: each C library numbers its questions anew. */
+    return (uint64_t)getauxval(AT_PAGESZ);
 }
 
 mn_vk_mapping *mn_vk_map_weights(const mn_source *source) {

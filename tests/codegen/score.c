@@ -12,7 +12,7 @@ int main(int argc, char **argv) {
     size_t n = argc > 2 ? (size_t)argc - 2 : 0;
     int32_t *ids = malloc(sizeof(int32_t) * (n ? n : 1));
     for (size_t i = 0; i < n; i++)
-        ids[i] = atoi(argv[2 + i]);
+        ids[i] = (int32_t)strtol(argv[2 + i], NULL, 10);
     mossnet_options options = {.flags = MOSSNET_ALLOW_NATIVE};
     if (mossnet_model_load(argv[1], &options, &model, &error) || mossnet_session_new(model, 2, &session, &error)) {
         fprintf(stderr, "error: %s\n", error.text);

@@ -1,0 +1,33 @@
+"""Where mossnet-tg keeps what it made and can make again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mossnet_tg.errors import MossnetError
+
+
+def cache_folder() -> Path:
+    """Where compiled models are kept: `MOSSNET_CACHE_DIR`, or the user's cache folder."""
+    if named := os.environ.get("MOSSNET_CACHE_DIR"):
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("mossnet-tg", appauthor=False))
+
+
+def cross_folder() -> Path:
+    """Where libmossnet and its runner are kept for other platforms."""
+    return cache_folder() / "cross"
+
+
+def make_writable(folder: Path) -> None:
+    """Make `folder`, unless it is there; raises MossnetError for one that cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "not writable")
+    except OSError as e:
+        hint = "set MOSSNET_CACHE_DIR to a folder that can be written"
+        raise MossnetError(f"{folder}: the cache folder cannot be used: {e.strerror}", hint) from None
