@@ -13,6 +13,9 @@ from tests.conformance import opencl, vulkan
 if "POCL_CACHE_DIR" not in os.environ:
     os.environ["POCL_CACHE_DIR"] = tempfile.mkdtemp(prefix="mossnet-pocl-")
     atexit.register(shutil.rmtree, os.environ["POCL_CACHE_DIR"], ignore_errors=True)
+# No test sees the user's records of tuning, or leaves any.
+os.environ["MOSSNET_RECORDS_DIR"] = tempfile.mkdtemp(prefix="mossnet-records-")
+atexit.register(shutil.rmtree, os.environ["MOSSNET_RECORDS_DIR"], ignore_errors=True)
 if driver := opencl.pocl():
     os.environ.setdefault("MOSSNET_OPENCL_LIB", driver)
 if vulkan.MANIFEST:
