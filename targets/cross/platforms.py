@@ -23,7 +23,7 @@ class Platform:
     hint: str  # how to get one
 
     def toolchain(self, abi: str, wanted: Wanted) -> Toolchain:
-        """The toolchain to build with; raises MossnetError where there is none."""
+        """What to build with; raises MossnetError where there is nothing."""
         missing = []
         for find in self.toolchains:
             found = find(wanted)
@@ -52,18 +52,16 @@ _ANDROID = f"aarch64-linux-android{android_libc.API_LEVEL}"
 _ZIG = "`pip install ziglang`"
 
 
-def _linux(arch: str, machine: int, page_bytes: int, loader: str) -> Platform:
-    """A Linux with the GNU C library."""
+def _linux(arch: str, machine: int, page_bytes: int, loader: str, packages: str) -> Platform:
+    """A Linux with the GNU C library; `packages` are Debian's that compile for it."""
     triple = f"{arch}-linux-gnu"
-    debian = triple.replace("_", "-")
-    libc = f"libc6-dev-{'amd64' if arch == 'x86_64' else 'arm64'}-cross"
     own = ("cc",) if host.machine() == arch and host.libc_ver()[0] == "glibc" else ()
     return Platform(
         rules=Rules(
             machine=machine,
             page_bytes=page_bytes,
-            interpreter=f"/{'lib64' if arch == 'x86_64' else 'lib'}/{loader}",
-            needed=("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", loader),
+            interpreter=loader,
+            needed=("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", loader.rpartition("/")[2]),
             versions=r"GLIBC_[0-9.]+",
         ),
         compile=_COMPILE,
@@ -72,10 +70,9 @@ def _linux(arch: str, machine: int, page_bytes: int, loader: str) -> Platform:
         toolchains=(
             compiler(*own, f"{triple}-gcc"),
             clang(triple, libc=f"/usr/{triple}/lib/libc.so.6"),
-            # Systems from about 2018 on.
-            zig(f"{triple}.2.28"),
+            zig(f"{triple}.2.28"),  # the C library of 2018, and all that came later
         ),
-        hint=f"`apt install gcc-{debian} {libc}`, or {_ZIG}",
+        hint=f"`apt install {packages}`, or {_ZIG}",
     )
 
 
@@ -100,6 +97,10 @@ PLATFORMS = {
         ),
         hint=f"`apt install clang lld`, or {_ZIG}, or set ANDROID_NDK_HOME to an NDK",
     ),
-    "linux-arm64": _linux("aarch64", 183, 64 << 10, "ld-linux-aarch64.so.1"),
-    "linux-x86_64": _linux("x86_64", 62, 4 << 10, "ld-linux-x86-64.so.2"),
+    "linux-arm64": _linux(
+        "aarch64", 183, 64 << 10, "/lib/ld-linux-aarch64.so.1", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+    ),
+    "linux-x86_64": _linux(
+        "x86_64", 62, 4 << 10, "/lib64/ld-linux-x86-64.so.2", "gcc-x86-64-linux-gnu libc6-dev-amd64-cross"
+    ),
 }

@@ -157,6 +157,7 @@ OTHER = 0x60000000  # a kind that nothing knows
         (lambda e: e.segment(LOAD, "<I", FLAGS, 7), "is writable and executable"),
         (lambda e: e.rename(RELRO, OTHER), "GNU_RELRO"),
         (lambda e: e.segment(RELRO, "<Q", MEMORY_BYTES, 1 << 20), "others' pages lie between"),
+        (lambda e: e.segment(RELRO, "<Q", MEMORY_BYTES, 256), "lie in a page that becomes read-only"),
         (lambda e: e.rename(STACK, OTHER), "an executable stack"),
         (lambda e: e.segment(STACK, "<I", FLAGS, 7), "an executable stack"),
         (lambda e: e.tag(21, 22), "DT_TEXTREL"),
