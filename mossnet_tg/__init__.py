@@ -287,4 +287,4 @@ def _host(place: str, progress: Progress) -> Runner | None:
     from mossnet_tg.remote import Runner
 
     progress(f"connecting to {place}")
-    return Runner.at(place)
+    return Runner.at(place, progress)

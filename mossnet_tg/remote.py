@@ -73,9 +73,11 @@ class Runner:
         return cls(Local(own_runner()))
 
     @classmethod
-    def at(cls, place: str) -> Runner:
-        """A runner at `ssh:[USER@]HOST`, `adb:SERIAL` or, for the only device that is plugged in, `adb:`."""
-        return cls(transport(place))
+    def at(cls, place: str, progress: Callable[[str], None] = lambda step: None) -> Runner:
+        """A runner at `ssh:[USER@]HOST`, `adb:SERIAL` or, for the only device that is plugged in, `adb:`; `progress` is
+        told what has to be done for it.
+        """
+        return cls(transport(place, progress))
 
     def _connect(self) -> tuple[Connection, dict[str, str]]:
         for _ in range(_HELLOS):
@@ -176,7 +178,11 @@ class Runner:
         if cache_dir is None:
             cache_dir = "" if self.transport.shares_files else "programs"
         name = os.fspath(Path(path).resolve()) if self.transport.shares_files else self._sent(Path(path), progress)
-        return RemoteModel(self, name, allow_native, device, os.fsencode(cache_dir), timeout_s)
+        try:
+            return RemoteModel(self, name, allow_native, device, os.fsencode(cache_dir), timeout_s)
+        except MossnetError as e:  # says of the file what it is called there, cut to so much
+            reason = str(e).removeprefix(f"{name[:200]}: ")
+            raise e if reason == str(e) else type(e)(f"{os.fspath(path)}: {reason}", e.hint) from None
 
     def _sent(self, path: Path, progress: Callable[[str], None]) -> str:
         """The name of a file there that is this one."""
