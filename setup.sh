@@ -17,6 +17,8 @@ if [ "${1-}" = --test ]; then
   # OpenCL and Vulkan on the processor, and what checks code for them.
   wanted="$wanted libpocl.so:pocl-opencl-icd libOpenCL.so:ocl-icd-libopencl1 CL/cl.h:opencl-c-headers"
   wanted="$wanted lavapipe:mesa-vulkan-drivers libvulkan.so:libvulkan1 vulkan/vulkan.h:libvulkan-dev"
+  # Other machines, on loopback.
+  wanted="$wanted sshd:openssh-server adb:adb"
   wanted="$wanted validation:vulkan-validationlayers spirv-val:spirv-tools glslangValidator:glslang-tools clang:clang"
   # With clang: programs for Android, where no NDK is.
   wanted="$wanted ld.lld:lld"
@@ -30,6 +32,7 @@ has() {
     cc) command -v "${CC:-cc}" >/dev/null && echo '#include <stdio.h>' | "${CC:-cc}" -E -o /dev/null - 2>/dev/null ;;
     arm64-libc) [ -e /usr/aarch64-linux-gnu/lib/libc.a ] ;;
     lavapipe) ls /usr/share/vulkan/icd.d/lvp_icd*.json >/dev/null 2>&1 ;;
+    sshd) command -v sshd >/dev/null || [ -x /usr/sbin/sshd ] ;;
     validation) ls /usr/share/vulkan/explicit_layer.d/*validation*.json >/dev/null 2>&1 ;;
     *.so) /sbin/ldconfig -p | grep -q "$1" ;;
     *.h) [ -e "/usr/include/$1" ] ;;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,7 +37,7 @@ def command(console: Console, places: tuple[str, ...], as_json: bool) -> None:
     found = []
     for place, model in ((place, "") for place in places) if places else (("", ""), *_phones()):
         console.step(f"asking {place}" if place else "asking this machine")
-        found.append({**_about(place), "model": model})
+        found.append({**_about(place, console.step), "model": model})
     console.clear()
     if as_json:
         console.out(json.dumps(found, indent=1) + "\n")
@@ -57,7 +57,7 @@ def _phones() -> list[tuple[str, str]]:
         return [("adb:", "")]
 
 
-def _about(place: str) -> dict[str, Any]:
+def _about(place: str, progress: Callable[[str], None]) -> dict[str, Any]:
     """What there is at a place, or why that cannot be said."""
     from mossnet_tg.targets.host import this_machine
     from mossnet_tg.targets.transport import split_place
@@ -70,7 +70,7 @@ def _about(place: str) -> dict[str, Any]:
             return {**row, **_devices(this_machine())}
         from mossnet_tg.remote import Runner
 
-        with Runner.at(place) as runner:
+        with Runner.at(place, progress) as runner:
             return {**row, **_devices(runner)}
     except UsageError:
         raise

@@ -289,4 +289,4 @@ def host_at(place: str, progress: Progress) -> Runner | None:
     from mossnet_tg.remote import Runner
 
     progress(f"connecting to {place}")
-    return Runner.at(place)
+    return Runner.at(place, progress)

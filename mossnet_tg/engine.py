@@ -226,7 +226,7 @@ def device_facts(text: bytes) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
     for line in text.decode(errors="replace").splitlines():
         key, _, value = line.partition("=")
-        if key == "name":
+        if key == "name" or not found:
             found.append({})
         found[-1][key] = value
     return found

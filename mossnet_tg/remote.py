@@ -7,9 +7,11 @@ cable was cut, a kernel hangs. `Runner.restart` starts it anew; what the runner 
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import struct
 import weakref
@@ -73,9 +75,11 @@ class Runner:
         return cls(Local(own_runner()))
 
     @classmethod
-    def at(cls, place: str) -> Runner:
-        """A runner at `ssh:[USER@]HOST`, `adb:SERIAL` or, for the only device that is plugged in, `adb:`."""
-        return cls(transport(place))
+    def at(cls, place: str, progress: Callable[[str], None] = lambda step: None) -> Runner:
+        """A runner at `ssh:[USER@]HOST`, `adb:SERIAL` or, for the only device that is plugged in, `adb:`; `progress` is
+        told what has to be done for it.
+        """
+        return cls(transport(place, progress))
 
     def _connect(self) -> tuple[Connection, dict[str, str]]:
         for _ in range(_HELLOS):
@@ -176,7 +180,11 @@ class Runner:
         if cache_dir is None:
             cache_dir = "" if self.transport.shares_files else "programs"
         name = os.fspath(Path(path).resolve()) if self.transport.shares_files else self._sent(Path(path), progress)
-        return RemoteModel(self, name, allow_native, device, os.fsencode(cache_dir), timeout_s)
+        try:
+            return RemoteModel(self, name, allow_native, device, os.fsencode(cache_dir), timeout_s)
+        except MossnetError as e:  # says of the file what it is called there, cut to so much
+            reason = str(e).removeprefix(f"{name[:200]}: ")
+            raise e if reason == str(e) else type(e)(f"{os.fspath(path)}: {reason}", e.hint) from None
 
     def _sent(self, path: Path, progress: Callable[[str], None]) -> str:
         """The name of a file there that is this one."""
@@ -256,8 +264,9 @@ class RemoteModel(_Handle):
         payload = struct.pack("<II", ALLOW_NATIVE if allow_native else 0, round(timeout_s * 1000))
         payload += text(file) + text(device) + text(cache_dir)
         answer = connection.call(Request.LOAD, payload, _LOAD_S)
-        super().__init__(connection, _unpack("<I", answer[:4])[0])
-        self.info = ModelInfo.of(InfoStruct.from_buffer_copy(answer[4:]))
+        number, info = _unpack(f"<I{ctypes.sizeof(InfoStruct)}s", answer)
+        super().__init__(connection, number)
+        self.info = ModelInfo.of(InfoStruct.from_buffer_copy(info))
 
     def __enter__(self) -> RemoteModel:
         return self
@@ -317,7 +326,7 @@ class RemoteLogits:
         if self._array is None:
             self.settle()
             answer = self.session.connection.call(Request.LOGITS, self.session.number)
-            self._array = np.frombuffer(bytearray(answer), np.float32)
+            self._array = _array(answer, np.float32, self.session.model.info.vocab_size)
         return self._array
 
     def settle(self) -> None:
@@ -430,7 +439,7 @@ class RemoteSession(_Handle):
             self._n_sent += len(part)
             n_runs = self._n_runs(len(part)) if info.n_steps[SCORE] else len(part)
             answer = self._call(Request.SCORE, part.tobytes(), self._deadline_s(n_runs))
-            rows.append(np.frombuffer(bytearray(answer), np.float32).reshape(len(part), info.vocab_size))
+            rows.append(_array(answer, np.float32, len(part), info.vocab_size))
         return np.concatenate(rows) if len(rows) > 1 else rows[0]
 
     def reset(self) -> None:
@@ -467,7 +476,7 @@ class RemoteSession(_Handle):
         """Fills a contiguous array from the start of a buffer of the file."""
         contiguous(out)
         answer = self._call(Request.READ, _numbers(buffer) + struct.pack("<Q", out.nbytes))
-        out.reshape(-1).view(np.uint8)[:] = np.frombuffer(answer, np.uint8)
+        out.reshape(-1).view(np.uint8)[:] = _array(answer, np.uint8, out.nbytes)
 
     def write(self, buffer: int, values: npt.NDArray[Any]) -> None:
         """Writes a contiguous array to the start of a buffer of the file."""
@@ -477,7 +486,7 @@ class RemoteSession(_Handle):
         """Median seconds of each step of an entry. Resets the session."""
         answer = self._call(Request.PROFILE, _numbers(entry, reps), self._deadline_s(reps + 1))
         self._n_sent = 0
-        return np.frombuffer(bytearray(answer), np.float64)
+        return _array(answer, np.float64, self.model.info.n_steps[entry])
 
 
 class RemoteSampler(_Handle):
@@ -542,6 +551,13 @@ def _numbers(*values: int) -> bytes:
     if wrong := [value for value in values if not 0 <= value < 1 << 32]:
         raise UsageError(f"{wrong[0]} is no number from 0 to {(1 << 32) - 1}")
     return struct.pack(f"<{len(values)}I", *values)
+
+
+def _array(answer: bytes, dtype: type[np.generic], *shape: int) -> npt.NDArray[Any]:
+    expected = math.prod(shape) * np.dtype(dtype).itemsize
+    if len(answer) != expected:
+        raise DeviceError(f"an answer of {len(answer)} bytes, expected {expected}")
+    return np.frombuffer(bytearray(answer), dtype).reshape(shape)
 
 
 def _unpack(layout: str, answer: bytes) -> tuple[Any, ...]:

@@ -21,6 +21,8 @@ from typing import Protocol
 from mossnet_tg.errors import DeviceError, MossnetError, UsageError
 from mossnet_tg.targets.frames import Stream
 
+Progress = Callable[[str], None]
+
 RUNNER_NAME = "mossnet-run"
 _REACHED_S = 30.0
 _STORED_S = 120.0
@@ -86,6 +88,7 @@ class Shell:
     environment: str  # of the runner
     missing: str  # what to do where there is no such program
     unreached: str  # what to do where nobody answers
+    progress: Progress
     shares_files: bool = False
 
     def start(self) -> Stream:
@@ -126,7 +129,7 @@ class Shell:
             found = f"{system}, Android {android}" if android else system
             known = ", ".join(sorted(_ABIS.values()))
             raise DeviceError(f"{self.place}: the machine is {found}, there are runners for {known}")
-        return runner_for(abi)
+        return runner_for(abi, self.progress)
 
     def _serves(self, stream: Stream, name: str) -> bool:
         """Start what is there. One line: what comes behind it must not be taken for commands when the runner ends."""
@@ -160,6 +163,7 @@ class Shell:
         return found[0]
 
     def _store(self, runner: Path, name: str) -> None:
+        self.progress(f"putting {RUNNER_NAME} into {self.place}")
         content = runner.read_bytes()
         unfinished = f"{name}.$$"
         whole = f"[ $(wc -c < {unfinished}) -eq {len(content)} ] && chmod 700 {unfinished}"
@@ -191,7 +195,7 @@ class Shell:
         return f"make room there; what mossnet-tg has put there is removed by: {line}"
 
 
-def ssh(host: str) -> Shell:
+def ssh(host: str, progress: Progress) -> Shell:
     """`[USER@]HOST`, as the user's own ssh knows it. Raises UsageError for what is none."""
     if not host or host.startswith("-"):
         raise UsageError(f"the place 'ssh:{host}' names no host, expected ssh:[USER@]HOST")
@@ -202,10 +206,11 @@ def ssh(host: str) -> Shell:
         environment="",
         missing="install an OpenSSH client (Debian: apt install openssh-client)",
         unreached=f"`ssh {host} true` must work without being asked for anything: set up a key or an agent",
+        progress=progress,
     )
 
 
-def adb(serial: str) -> Shell:
+def adb(serial: str, progress: Progress) -> Shell:
     """The device with this serial number, or with "" the only one that is plugged in. Raises UsageError where there are
     several, DeviceError where there is none.
     """
@@ -232,6 +237,7 @@ def adb(serial: str) -> Shell:
         'MOSSNET_CPU="$(getprop ro.soc.manufacturer 2>/dev/null) $(getprop ro.soc.model 2>/dev/null)"',
         missing=_INSTALL_ADB,
         unreached=_PLUG_IN,
+        progress=progress,
     )
 
 
@@ -268,7 +274,7 @@ def adb_devices() -> list[AdbDevice]:
     return found
 
 
-_KINDS: dict[str, Callable[[str], Shell]] = {"ssh": ssh, "adb": adb}
+_KINDS: dict[str, Callable[[str, Progress], Shell]] = {"ssh": ssh, "adb": adb}
 
 
 def split_place(device: str) -> tuple[str, str]:
@@ -279,10 +285,10 @@ def split_place(device: str) -> tuple[str, str]:
     return place, rest
 
 
-def transport(place: str) -> Shell:
+def transport(place: str, progress: Progress) -> Shell:
     """The way to a place that `split_place` found. Raises UsageError and DeviceError."""
     kind, _, address = place.partition(":")
-    return _KINDS[kind](address)
+    return _KINDS[kind](address, progress)
 
 
 def own_runner() -> Path:
@@ -295,12 +301,12 @@ def own_runner() -> Path:
     return path
 
 
-def runner_for(abi: str) -> Path:
-    """The runner for a machine. Raises MossnetError where there is none and none can be made."""
+def runner_for(abi: str, progress: Progress) -> Path:
+    """The runner for a machine, which may be built now. Raises MossnetError where there is none and none can be."""
     if abi == _ABIS.get((f"{platform.system()} {platform.machine()}", "")):
         return own_runner()
     with contextlib.suppress(ModuleNotFoundError):
-        made: Path = importlib.import_module("mossnet_tg.targets.cross").runner(abi)
+        made: Path = importlib.import_module("mossnet_tg.targets.cross").runner(abi, progress)
         return made
     raise MossnetError(f"there is no {RUNNER_NAME} for {abi} in this installation")
 

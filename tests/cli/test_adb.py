@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.cli.conftest import Run, Start
 from tests.cli.test_targets import ADRENO, OTHER
 from tests.remote.fragile import full_disk
 from tests.remote.phones import Phones, phones
+from tests.remote.processes import n_runners
 
 PROMPT = "the quick brown"
 
@@ -57,27 +57,15 @@ def test_unplugged_in_the_middle(plug: Phones, start: Start, moss: Path) -> None
     serial = plug.plug_in()
     process = start("generate", "-m", moss, "--allow-native", "--device", "adb:", PROMPT, "-n", "-1")
     assert process.stdout is not None and process.stdout.read(20)
-    runner = re.compile(rb"\./mossnet-run-[0-9a-f]{16}\0--serve")
-
-    def n_running() -> int:
-        found = 0
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                is_here = (folder / "cwd").resolve().is_relative_to(plug.storage())
-                found += is_here and bool(runner.match((folder / "cmdline").read_bytes()))
-            except OSError:
-                continue
-        return found
-
-    assert n_running() == 1
+    assert n_runners(plug.storage()) == 1
     plug.unplug(serial)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 3
     assert f"error: adb:{serial}: the runner ended before it answered".encode() in said and b"Traceback" not in said
     deadline = time.monotonic() + 5
-    while n_running() and time.monotonic() < deadline:
+    while n_runners(plug.storage()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert n_running() == 0
+    assert n_runners(plug.storage()) == 0
 
 
 def test_unplugged_between_two_calls(moss: Path, plug: Phones) -> None:
@@ -146,7 +134,7 @@ def test_the_runner_for_a_phone(plug: Phones, monkeypatch: pytest.MonkeyPatch) -
     plug.plug_in(uname="echo Linux aarch64", getprop="echo arm64-v8a")
     asked = []
 
-    def runner_for(abi: str) -> Path:
+    def runner_for(abi: str, progress: object) -> Path:
         asked.append(abi)
         return transport.own_runner()
 
