@@ -28,11 +28,14 @@ _FINAL_ROUNDS = 3
 
 @dataclass
 class Track:
-    """The search of one subject at one width. `best` and `best_ratio` are of the default's time."""
+    """The search of one subject at one width; `make` begins it, None where there is nothing to choose. `best_ratio` is
+    the best choice's time over the default's.
+    """
 
     subject: Subject
     width: int
-    search: Search | None
+    make: Callable[[], Search] | None
+    search: Search | None = None
     best: Choice | None = None
     best_ratio: float = float("inf")
     stale: int = 0
@@ -97,14 +100,16 @@ class Tuner:
         told: Callable[[Trial], None] = lambda trial: None,
     ) -> None:
         self.measurer, self.records, self.told = measurer, records, told
-        self.started, self.n_trials = time.monotonic(), 0
+        self.started = time.monotonic()
+        self.n_left: int | None = None
         self.tracks = [track for subject in subjects for track in _tracks(subject, seed)]
 
     def run(self, time_s: float, n_trials: int | None) -> None:
         """Search until `time_s` have passed since the start, or until `n_trials` were measured."""
+        self.n_left = n_trials
 
         def over() -> bool:
-            return time.monotonic() - self.started >= time_s or (n_trials is not None and self.n_trials >= n_trials)
+            return time.monotonic() - self.started >= time_s or self.n_left == 0
 
         for subject in dict.fromkeys(id(t.subject) for t in self.tracks):
             if over():
@@ -126,7 +131,9 @@ class Tuner:
             self._measure(others[0].subject, [(t, Choice({}, t.width)) for t in others])
 
     def _further(self, track: Track) -> None:
-        assert track.search is not None
+        assert track.make is not None
+        if track.search is None:
+            track.search = track.make()
         candidates = track.search.propose()
         if not candidates:
             track.exhausted = True
@@ -141,21 +148,23 @@ class Tuner:
         track.stale = 0 if track.best_ratio < 0.99 * before else track.stale + 1
 
     def _measure(self, subject: Subject, wanted: Sequence[tuple[Track, Choice]]) -> list[Outcome]:
-        """Outcomes in order, those that are known from the records."""
+        """Outcomes in order, those that are known from the records; what is one too many fails untried."""
         text = subject.workload.task.text
         known = [self.records.known(text, choice.key) for _, choice in wanted]
-        new = [choice for (_, choice), outcome in zip(wanted, known, strict=True) if outcome is None]
+        new = [choice for (_, choice), outcome in zip(wanted, known, strict=True) if outcome is None][: self.n_left]
+        measured: list[Outcome] = []
         if new:
             self.records.begin(text, new)
             measured = self.measurer.measure(subject, new)
             self.records.end(text, new, measured)
-            self.n_trials += len(new)
-        else:
-            measured = []
+        if self.n_left is not None:
+            self.n_left -= len(new)
         fresh, outcomes = iter(measured), []
         for (track, choice), old in zip(wanted, known, strict=True):
-            outcome = next(fresh) if old is None else old
-            outcomes.append(outcome)
+            outcome = old or next(fresh, None)
+            outcomes.append(outcome or Outcome("failed"))
+            if outcome is None:
+                continue
             if outcome.ratio is not None and outcome.ratio < track.best_ratio:
                 track.best, track.best_ratio = choice, outcome.ratio
             self.told(Trial(text, choice, outcome, time.monotonic() - self.started, old is not None))
@@ -165,7 +174,7 @@ class Tuner:
 
     def _hope(self, track: Track) -> float:
         """How much a token's time may still win there."""
-        if track.exhausted or track.search is None:
+        if track.exhausted or track.make is None:
             return 0.0
         if track.width and (ratio := self._behind(track)) > 1:
             if ratio > _PROMISING:
@@ -243,15 +252,17 @@ def _tracks(subject: Subject, seed: int) -> Iterator[Track]:
     of_task = subject.schedule.of_task(task)
     # Matrices that lie differently would need a width each: no kernel of ours reads such.
     alike = len({matrix_key(*m) for m in task.matrices}) == 1
+    fields = space(of_task, task)
+    several = any(len(values) > 1 for values in fields.values())
     for width in (widths(of_task, task) if alike else ()) or (0,):
-        fields = space(of_task, task)
 
         def fitting(chosen: Mapping[str, int], width: int = width) -> bool:
             return fits(subject.tuned(Choice(chosen, width)).of_task(task), task)
 
+        def make(width: int = width, fitting: Callable[[Mapping[str, int]], bool] = fitting) -> Search:
+            return Search(f"{task.text} | width {width}", fields, fitting, seed)
+
         if not fitting({}) and width != 0:
             continue
-        several = any(len(values) > 1 for values in fields.values())
         if several or width:
-            search = Search(f"{task.text} | width {width}", fields, fitting, seed) if several else None
-            yield Track(subject, width, search)
+            yield Track(subject, width, make if several else None)
