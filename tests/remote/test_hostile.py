@@ -112,6 +112,16 @@ def test_random_frames(wire: Wire) -> None:
     assert wire.ask(frames.Request.BYE) == (OK, b"") and wire.end() == 0
 
 
+def test_quiet_requests_are_answered_when_they_fail_only(wire: Wire) -> None:
+    quiet = 0x100
+    for seq in (1, 2):
+        wire.write(struct.pack("<4s4I", b"MNRP", frames.Request.HELLO | quiet, seq, 0, 0))
+    assert wire.ask(frames.Request.HELLO, seq=3)[0] == OK
+    wire.write(struct.pack("<4s4I", b"MNRP", frames.Request.RESET | quiet, 4, 0, 4) + bytes(4))
+    kind, said = wire.answer(4)
+    assert kind == ERROR and said[4:] == b"RESET of a session that is not there"
+
+
 def put(content: bytes, total: int, offset: int, piece: bytes) -> bytes:
     return hashlib.sha256(content).digest() + struct.pack("<QQ", total, offset) + piece
 
