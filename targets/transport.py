@@ -6,9 +6,7 @@ settings: what is needed of them is a command line that runs there, whose stream
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib
 import platform
 import shlex
 import subprocess
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mossnet_tg.errors import DeviceError, MossnetError, UsageError
+from mossnet_tg.targets import cross
 from mossnet_tg.targets.frames import Stream
 
 Progress = Callable[[str], None]
@@ -305,10 +304,7 @@ def runner_for(abi: str, progress: Progress) -> Path:
     """The runner for a machine, which may be built now. Raises MossnetError where there is none and none can be."""
     if abi == _ABIS.get((f"{platform.system()} {platform.machine()}", "")):
         return own_runner()
-    with contextlib.suppress(ModuleNotFoundError):
-        made: Path = importlib.import_module("mossnet_tg.targets.cross").runner(abi, progress)
-        return made
-    raise MossnetError(f"there is no {RUNNER_NAME} for {abi} in this installation")
+    return cross.runner(abi, progress)
 
 
 def _version() -> str:

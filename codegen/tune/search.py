@@ -8,8 +8,10 @@ traces and databases work on kernels whose structure it does not know.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.schedules.space import Space
+
+# A TuneContext imports every vendor's intrinsics, which takes twenty seconds, for schedules that are none of ours.
+sys.modules.setdefault("tvm.s_tir.tensor_intrin", ModuleType("tvm.s_tir.tensor_intrin"))
 
 _PREFIX = "mossnet."
 _BLOCK = "kernel"
