@@ -34,6 +34,7 @@ VERBS = {
     "bench": "bench",
     "doctor": "doctor",
     "tune": "tune",
+    "farm": "farm",
 }
 
 

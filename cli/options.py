@@ -58,6 +58,15 @@ device = click.option(
     "  [default: here, the best one]",
 )
 
+
+def tracker(required: bool) -> Callable[[_F], _F]:
+    """The tracker of a farm."""
+    text = "The farm's tracker."
+    return click.option(
+        "--tracker", metavar="HOST:PORT", default=None if required else "", required=required, help=text
+    )
+
+
 # No defaults here: a compiled model has its own, and one that was given for it must be refused.
 plan = _all(
     click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -16,9 +17,10 @@ from mossnet_tg.cli import options
 from mossnet_tg.cli.console import Console, is_terminal_err, table
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.tune.wish import KERNELS, Wish
-from mossnet_tg.errors import DeviceError, UsageError
+from mossnet_tg.errors import DeviceError, MossnetError, UsageError
 
 if TYPE_CHECKING:
+    from mossnet_tg.codegen.farm.farm import Farm
     from mossnet_tg.codegen.tune.measure import Limits
     from mossnet_tg.codegen.tune.records import Device, Records
     from mossnet_tg.codegen.tune.run import Report, Row
@@ -40,6 +42,8 @@ _TIMEOUT_S = 10.0
 @click.option("--kernels", default="", metavar="NAMES", help=f"Only these: {','.join(KERNELS)}.  [default: all]")
 @click.option("-t", "--threads", type=click.IntRange(min=0), default=0, help="CPU threads.  [default: all]")
 @click.option("--seed", type=int, default=0, metavar="N", show_default=True, help="Of the search and its inputs.")
+@options.tracker(required=False)
+@click.option("--key", metavar="KEY", default="", help="Tune on the farm's devices of this key, all that are free.")
 @click.option("--report", metavar="FILE", help="Curves of the search and the table, as .html or .png.")
 @options.plan
 @options.as_json
@@ -55,6 +59,8 @@ def command(
     kernels: str,
     threads: int,
     seed: int,
+    tracker: str,
+    key: str,
     report: str | None,
     chunk: int | None,
     context: int | None,
@@ -75,6 +81,7 @@ def command(
       mossnet-tg tune
       mossnet-tg tune ./my-model --time 30m --report tuning.html
       mossnet-tg tune ./my-model --target opencl --device "opencl:intel(r) arc" --kernels scan,gemv
+      mossnet-tg tune ./my-model --target adreno --tracker box:9190 --key adreno-750   (see: mossnet-tg farm)
       mossnet-tg tune list
       mossnet-tg tune export adreno adreno.json
     """
@@ -87,7 +94,8 @@ def command(
     wish = Wish(_seconds(duration), trials, _kernels(kernels), seed)
     plan = options.compile_options(chunk, context)
     draw = _drawing(report)
-    device_, found, folder = _run(console, verb or None, target, device, wish, plan, threads)
+    source = _Source(console, device, tracker, key)
+    device_, found, folder = _run(console, verb or None, target, source, wish, plan, threads)
     if as_json:
         console.out(json.dumps(_plain(found, device_, folder), indent=1) + "\n")
     else:
@@ -103,7 +111,7 @@ def _run(
     console: Console,
     model: str | None,
     target: str | None,
-    device: str,
+    source: _Source,
     wish: Wish,
     plan: CompileOptions,
     threads: int,
@@ -111,25 +119,18 @@ def _run(
     from mossnet_tg.cli.compile_model import refuse_uncompiled
     from mossnet_tg.codegen.tune import shelf
     from mossnet_tg.codegen.tune.records import Records
-    from mossnet_tg.remote import Runner
     from mossnet_tg.targets.devices import default_target
     from mossnet_tg.targets.table import KINDS, parse_target
-    from mossnet_tg.targets.transport import split_place
     from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
     refuse_uncompiled(target)
     checkpoint = Checkpoint.open(DEMO if model is None else model)
-    place, device = split_place(device)
-    with Runner.at(place) if place else Runner.local() as runner:
+    with source as runner:
+        device = source.device
         resolved = parse_target(target or default_target(device, runner), device, runner)
         resolved.require_host(runner)
         name = KINDS[resolved.kind].wanted(device, runner)
-        known = shelf.device_for(resolved, name, runner)
-        if known is None:
-            there = ", ".join(d["name"] for d in runner.devices(resolved.driver))
-            raise DeviceError(f"no {resolved.driver} device named '{name}', there are: {there}", "name one: --device")
-        if threads and resolved.driver == "cpu":
-            known = replace(known, n_cpus=threads)
+        known = _device(resolved, name, runner, threads)
         folder = shelf.own(known)
         records = Records.open(folder, known)
         console.note(f"tuning {checkpoint.name} for {resolved.name} on {known.name}")
@@ -142,7 +143,7 @@ def _run(
             found = tune(
                 checkpoint,
                 resolved,
-                _Place(runner, name),
+                source.places(runner, lambda other: _device(resolved, name, other, threads), name),
                 _limits(runner, resolved, name),
                 records,
                 plan,
@@ -150,8 +151,86 @@ def _run(
                 threads,
                 progress.step,
                 progress.trial,
+                console.warning,
             )
     return known, found, folder
+
+
+def _device(target: Target, name: str, runner: Runner, threads: int) -> Device:
+    """What records are kept for. Raises DeviceError where the runner has no such device."""
+    from mossnet_tg.codegen.tune import shelf
+
+    known = shelf.device_for(target, name, runner)
+    if known is None and target.driver == "cpu":
+        raise DeviceError(f"{runner.place}: its processor does not run {target.name}", "leave --target out")
+    if known is None:
+        there = ", ".join(d["name"] for d in runner.devices(target.driver))
+        raise DeviceError(f"no {target.driver} device named '{name}', there are: {there}", "name one: --device")
+    return replace(known, n_cpus=threads) if threads and target.driver == "cpu" else known
+
+
+class _Source(contextlib.ExitStack):
+    """Where runners come from: a place, this machine, or with a tracker the farm."""
+
+    def __init__(self, console: Console, device: str, tracker: str, key: str) -> None:
+        from mossnet_tg.targets.transport import split_place
+
+        super().__init__()
+        self.console, self.tracker, self.key = console, tracker, key
+        self.place, self.device = split_place(device)
+        if bool(tracker) != bool(key):
+            raise UsageError(
+                f"--{'tracker' if tracker else 'key'} stands alone, expected --tracker HOST:PORT --key KEY"
+            )
+        if tracker and self.place:
+            text = f"--device names the place '{self.place}', and --tracker gives places: expected a device alone"
+            raise UsageError(text, f"--device '{self.device}'" if self.device else "leave --device out")
+        self.farm: Farm | None = None
+
+    def __enter__(self) -> Runner:  # type: ignore[override]  # what is entered is the runner
+        from mossnet_tg.remote import Runner
+
+        super().__enter__()
+        try:
+            if not self.tracker:
+                return self.enter_context(Runner.at(self.place) if self.place else Runner.local())
+            from mossnet_tg.codegen.farm.farm import Farm
+            from mossnet_tg.codegen.farm.tracker import Address, key_of
+
+            self.console.step("loading TVM's RPC")
+            self.farm = self.enter_context(Farm(Address.of(self.tracker), key_of(self.key), self.console.step))
+            runner = self.farm.first()
+        except BaseException:
+            self.close()
+            raise
+        self.device = self.device or self.farm.device
+        return runner
+
+    def places(self, first: Runner, device: Callable[[Runner], Device], name: str) -> Callable[[], Sequence[_Place]]:
+        """The first runner's place, and each time more of the farm's, as long as their devices are the same."""
+        known, given = device(first), False
+
+        def more() -> list[_Place]:
+            nonlocal given
+            runners = self.farm.more() if self.farm else []
+            fitting = [runner for runner in runners if self._is_alike(runner, known, device)]
+            if not given:
+                fitting.insert(0, first)
+            given = True
+            return [_Place(runner, name) for runner in fitting]
+
+        return more
+
+    def _is_alike(self, runner: Runner, known: Device, device: Callable[[Runner], Device]) -> bool:
+        try:
+            other = device(runner)
+        except MossnetError as e:
+            self.console.warning(f"{runner.place} is left out: {e}")
+            return False
+        if other != known:
+            text = "; ".join(known.differences(other))
+            self.console.warning(f"{runner.place} is left out, its device is another than the first one's: {text}")
+        return other == known
 
 
 def _limits(runner: Runner, target: Target, name: str) -> Limits:
@@ -238,6 +317,8 @@ def _verdict(report: Report, folder: Path) -> Sequence[str]:
     lines = [f"{len(report.trials)} trials in {report.seconds:.0f} s ({ended or 'none'})"]
     if report.n_remembered:
         lines[0] += f", {report.n_remembered} of them known before"
+    if report.n_devices > 1:
+        lines[0] += f", on {report.n_devices} devices"
     if report.tuned_s:
         lines.append(
             f"end to end, in turns: a token {report.default_s * 1e6:.0f} us with the defaults,"
@@ -264,6 +345,7 @@ def _plain(report: Report, device: Device, folder: Path) -> dict[str, Any]:
         "n_trials": len(report.trials),
         "n_remembered": report.n_remembered,
         "n_discarded": report.n_discarded,
+        "n_devices": report.n_devices,
         "ended": dict(report.ended),
         "kernels": rows,
     }

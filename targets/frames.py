@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from typing import Protocol
 
 from mossnet_tg.errors import DeviceError, MossnetError, of_status
 
@@ -79,10 +80,34 @@ def text(value: str | bytes) -> bytes:
     return struct.pack("<I", len(content)) + content + b"\0"
 
 
+class Line(Protocol):
+    """A way to a runner and back. `place` is how errors name it; `received` is what came and was not taken yet."""
+
+    place: str
+    received: bytearray
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Queue bytes; they go out while something is waited for."""
+
+    @property
+    def n_queued(self) -> int:
+        """The bytes that are not written yet."""
+
+    def wait(self, until: Callable[[], bool], deadline: float) -> None:
+        """Write and read until `until` says so. TimeoutError at the deadline, EOFError when the runner ends."""
+
+    @property
+    def said(self) -> str:
+        """The last that the runner said beside its answers, in a line; "" for nothing."""
+
+    def end(self, patience_s: float) -> int | None:
+        """End the runner; what it returned, negative for a signal, None when that is not known."""
+
+
 class Stream:
     """A process and its three streams. No call blocks past the deadline (of `time.monotonic`) that it is given.
 
-    `place` is how errors name it. What the process says on stderr is kept for them.
+    What the process says on stderr is kept for them.
     """
 
     def __init__(self, argv: Sequence[str], place: str) -> None:
@@ -225,7 +250,7 @@ class Answer:
 class Connection:
     """Requests and their answers on a stream. Threads may share it."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Line) -> None:
         self.stream = stream
         self.place = stream.place
         self.lost: DeviceError | None = None  # why there will be no more answers

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from mossnet_tg.errors import DeviceError, MossnetError, UsageError
 from mossnet_tg.targets import cross
-from mossnet_tg.targets.frames import Stream
+from mossnet_tg.targets.frames import Line, Stream
 
 Progress = Callable[[str], None]
 
@@ -51,7 +51,7 @@ class Transport(Protocol):
     def room(self, said: str) -> str | None:
         """What to do where the disk is full, if that is what was said."""
 
-    def start(self) -> Stream:
+    def start(self) -> Line:
         """A runner that serves. Raises DeviceError where that is not possible."""
 
 

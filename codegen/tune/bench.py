@@ -4,6 +4,7 @@ they are run and timed under the same conditions.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from mossnet_tg.engine import DECODE
 from mossnet_tg.targets.table import CpuTarget, Target
 
 Array: TypeAlias = npt.NDArray[Any]
+
+# Several devices measure from threads of their own; kernels are made by one thread at a time.
+COMPILING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Bench:
         self, trials: Sequence[Trial], target: Target, folder: Path, open_model: Callable[[Path], Any], n_threads: int
     ) -> None:
         self.trials = trials
-        plan = _Plan(trials, target)
+        with COMPILING:
+            plan = _Plan(trials, target)
         path = folder / "trials.moss"
         moss_file.write(path, plan.file(), [])
         try:

@@ -15,7 +15,7 @@ import numpy as np
 from mossnet_tg.codegen.doctor import HALF_TOLERANCE, TOLERANCE
 from mossnet_tg.codegen.schedules import Schedule
 from mossnet_tg.codegen.schedules.space import fits
-from mossnet_tg.codegen.tune.bench import Array, Bench, Trial
+from mossnet_tg.codegen.tune.bench import COMPILING, Array, Bench, Trial
 from mossnet_tg.codegen.tune.twin import Sample, Twin
 from mossnet_tg.codegen.tuning import Tuning, matrix_key
 from mossnet_tg.codegen.workload import Workload
@@ -152,7 +152,8 @@ class Measurer:
         of_task = schedule.of_task(workload.task)
         if not fits(of_task, workload.task):
             raise _RefusedError("its fields do not fit each other")
-        kernels = workload.make(prefix + workload.task.kernel_class, schedule)
+        with COMPILING:
+            kernels = workload.make(prefix + workload.task.kernel_class, schedule)
         for kernel in kernels:
             threads = math.prod(kernel.block)
             if threads > self.limits.threads:
@@ -238,8 +239,11 @@ class Measurer:
     def pair(self, subject: Subject, choice: Choice) -> tuple[float, float]:
         """Seconds of the default and of a choice that was right before, in turns."""
         trials = [self._trial(subject, subject.default, "anchor_"), self._trial(subject, choice, "tuned_")]
-        with self._bench(subject, trials, [subject.default, choice]) as bench:
-            default, tuned = self._rounds(bench)
+        try:
+            with self._bench(subject, trials, [subject.default, choice]) as bench:
+                default, tuned = self._rounds(bench)
+        except _LostError as e:
+            raise DeviceError(str(e)) from None
         return default, tuned
 
     def _rounds(self, bench: Bench) -> list[float]:

@@ -6,7 +6,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mossnet_tg.codegen.compile import compile_checkpoint
 from mossnet_tg.codegen.moss_file import EntryKind
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.plan import Plan, make_plan
+from mossnet_tg.codegen.tune.crew import Crew
 from mossnet_tg.codegen.tune.measure import Limits, Measurer, Place, Subject
 from mossnet_tg.codegen.tune.records import Choices, Kept, Records
 from mossnet_tg.codegen.tune.shelf import Found
@@ -73,13 +74,14 @@ class Report:
     kept: bool = False
     n_discarded: int = 0
     n_remembered: int = 0
+    n_devices: int = 1
     ended: Mapping[str, int] = field(default_factory=dict)  # how many trials ended how
 
 
 def tune(
     checkpoint: Checkpoint,
     target: Target,
-    place: Place,
+    places: Callable[[], Sequence[Place]],
     limits: Limits,
     records: Records,
     options: CompileOptions,
@@ -87,8 +89,10 @@ def tune(
     n_threads: int,
     progress: Callable[[str], None],
     told: Callable[[Trial], None],
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Tune the kernels of `checkpoint` for the device at `place`; `progress` is told steps, `told` every trial.
+    """Tune the kernels of `checkpoint` for the devices at `places`, as a `Crew` has them; `progress` is told steps,
+    `told` every trial, `warn` which device was lost.
 
     Raises MossnetError, DeviceError when the device does not run the defaults.
     """
@@ -105,30 +109,36 @@ def tune(
             backend(target).schedule(target),
         )
         twin = Twin(checkpoint, twin_plan, twin_file)
+
+        def measurer(place: Place) -> Measurer:
+            own = Path(tempfile.mkdtemp(dir=folder))
+            return Measurer(twin, target, place, limits, own, n_threads)
+
         progress("timing the defaults")
-        found = subjects(plan, twin, _step_s(place, default_file, n_threads), schedule, wish.seed)
+        crew = Crew(measurer, places, warn)
+        step_s = crew.anywhere(lambda m: _step_s(m.place, default_file, n_threads))
+        found = subjects(plan, twin, step_s, schedule, wish.seed)
         tried = [s for s in found if _is_wanted(s, wish)]
-        measurer = Measurer(twin, target, place, limits, folder, n_threads)
         trials: list[Trial] = []
 
         def note(trial: Trial) -> None:
             trials.append(trial)
             told(trial)
 
-        tuner = Tuner(tried, measurer, records, wish.seed, note)
+        tuner = Tuner(tried, crew, records, wish.seed, note)
         tuner.started = started
         tuner.run(wish.time_s * (1 - _LAST), wish.n_trials)
         progress("choices beside the defaults")
         tuned = tuner.conclude()
-        report = _report(plan, found, tuned, trials, measurer)
-        report.n_discarded = measurer.n_discarded
+        report = _report(plan, found, tuned, trials, crew)
+        report.n_discarded, report.n_devices = crew.n_discarded, len(crew.measurers)
         if tuned.choices:
             choices = _choices(found, tuned)
             progress("compiling with the choices")
             path = folder / "tuned.moss"
             compile_checkpoint(checkpoint, target, path, options, progress, Found(choices, "this run's"))
             progress("end to end")
-            _end_to_end(report, place, default_file, path, n_threads, plan.chunk)
+            crew.anywhere(lambda m: _end_to_end(report, m.place, default_file, path, n_threads, plan.chunk))
             report.kept = report.ratio > 1.0
             if report.kept:
                 records.keep(choices)
@@ -167,12 +177,12 @@ def _choices(found: list[Subject], tuned: Tuned) -> Choices:
     return Choices(tasks, dict(tuned.widths))
 
 
-def _report(plan: Plan, found: list[Subject], tuned: Tuned, trials: list[Trial], measurer: Measurer) -> Report:
+def _report(plan: Plan, found: list[Subject], tuned: Tuned, trials: list[Trial], crew: Crew) -> Report:
     names = {use.workload.task.text: _name(plan, use) for use in reversed(plan.uses)}
     rows = []
     for subject in found:
         task = subject.workload.task
-        default_s = tuned.default_s.get(task.text) or measurer.default_s(task.text) or subject.default_s
+        default_s = tuned.default_s.get(task.text) or crew.default_s(task.text) or subject.default_s
         tuned_s = tuned.tuned_s.get(task.text, default_s)
         n_trials = sum(t.task == task.text for t in trials)
         fields = dict(tuned.choices[task.text].fields) if task.text in tuned.choices else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +13,10 @@ import numpy as np
 from mossnet_tg.codegen.moss_file import EntryKind
 from mossnet_tg.codegen.plan import Plan
 from mossnet_tg.codegen.schedules.space import fits, space, widths
-from mossnet_tg.codegen.tune.measure import Choice, Measurer, Outcome, Subject
+from mossnet_tg.codegen.tune.crew import Batch, Crew
+from mossnet_tg.codegen.tune.measure import Choice, Outcome, Subject
 from mossnet_tg.codegen.tune.records import Records
-from mossnet_tg.codegen.tune.search import Search
+from mossnet_tg.codegen.tune.search import Candidate, Search
 from mossnet_tg.codegen.tune.twin import Twin
 from mossnet_tg.codegen.tuning import matrix_key
 
@@ -26,7 +27,7 @@ _KEPT = 0.98
 _FINAL_ROUNDS = 3
 
 
-@dataclass
+@dataclass(eq=False)
 class Track:
     """The search of one subject at one width; `make` begins it, None where there is nothing to choose. `best_ratio` is
     the best choice's time over the default's.
@@ -51,6 +52,22 @@ class Trial:
     outcome: Outcome
     at_s: float
     remembered: bool
+
+
+@dataclass
+class Step:
+    """Choices that are tried together, each for its track; `known` are the outcomes that the records have. Of a search:
+    its track, and what it proposed.
+    """
+
+    wanted: Sequence[tuple[Track, Choice]]
+    known: Sequence[Outcome | None]
+    searched: Track | None = None
+    candidates: Sequence[Candidate] = ()
+
+    @property
+    def subject(self) -> Subject:
+        return self.wanted[0][0].subject
 
 
 @dataclass
@@ -94,15 +111,17 @@ class Tuner:
     def __init__(
         self,
         subjects: Sequence[Subject],
-        measurer: Measurer,
+        crew: Crew,
         records: Records,
         seed: int,
         told: Callable[[Trial], None] = lambda trial: None,
     ) -> None:
-        self.measurer, self.records, self.told = measurer, records, told
+        self.crew, self.records, self.told = crew, records, told
         self.started = time.monotonic()
         self.n_left: int | None = None
         self.tracks = [track for subject in subjects for track in _tracks(subject, seed)]
+        self._unmet = deque({id(t.subject): t.subject for t in self.tracks}.values())
+        self._running: dict[Batch, Step] = {}
 
     def run(self, time_s: float, n_trials: int | None) -> None:
         """Search until `time_s` have passed since the start, or until `n_trials` were measured."""
@@ -111,56 +130,77 @@ class Tuner:
         def over() -> bool:
             return time.monotonic() - self.started >= time_s or self.n_left == 0
 
-        for subject in dict.fromkeys(id(t.subject) for t in self.tracks):
-            if over():
+        while True:
+            while not over() and self.crew.is_free and (step := self._next()):
+                self._begin(step)
+            if not self._running:
                 return
-            self._first([t for t in self.tracks if id(t.subject) == subject])
-        while not over():
-            track = max(self.tracks, key=self._hope)
-            if self._hope(track) <= 0:
-                return
-            self._further(track)
+            batch = self.crew.wait()
+            step = self._running.pop(batch)
+            self.records.end(step.subject.workload.task.text, batch.choices, batch.outcomes)
+            self._end(step, batch.outcomes)
 
-    def _first(self, tracks: Sequence[Track]) -> None:
+    def _next(self) -> Step | None:
+        """What to try now, None when there is nothing, as long as nothing more is known."""
+        while self._unmet:
+            if step := self._first(self._unmet.popleft()):
+                return step
+        while True:
+            searched = [step.searched for step in self._running.values()]
+            track = max((t for t in self.tracks if t not in searched), key=self._hope, default=None)
+            if track is None or self._hope(track) <= 0:
+                return None
+            if step := self._further(track):
+                return step
+
+    def _first(self, subject: Subject) -> Step | None:
         """The default's fields at every width."""
-        others = [t for t in tracks if t.width != t.subject.default.width]
+        tracks = [t for t in self.tracks if t.subject is subject]
+        others = [t for t in tracks if t.width != subject.default.width]
         for track in tracks:
             if track not in others:
-                track.best, track.best_ratio = track.subject.default, 1.0
-        if others:
-            self._measure(others[0].subject, [(t, Choice({}, t.width)) for t in others])
+                track.best, track.best_ratio = subject.default, 1.0
+        return self._step([(t, Choice({}, t.width)) for t in others]) if others else None
 
-    def _further(self, track: Track) -> None:
+    def _further(self, track: Track) -> Step | None:
         assert track.make is not None
         if track.search is None:
             track.search = track.make()
         candidates = track.search.propose()
         if not candidates:
             track.exhausted = True
-            return
-        before = track.best_ratio
-        choices = [Choice(c.fields, track.width) for c in candidates]
-        outcomes = self._measure(track.subject, [(track, choice) for choice in choices])
-        track.search.tell(candidates, [o.ratio for o in outcomes])
-        done = [(c, o.ratio) for c, o in zip(candidates, outcomes, strict=True) if o.ratio is not None]
-        if usual := self.measurer.default_s(track.subject.workload.task.text):
-            self.records.commit(track.search.module, [c.record for c, _ in done], [ratio * usual for _, ratio in done])
-        track.stale = 0 if track.best_ratio < 0.99 * before else track.stale + 1
+            return None
+        return self._step([(track, Choice(c.fields, track.width)) for c in candidates], track, candidates)
 
-    def _measure(self, subject: Subject, wanted: Sequence[tuple[Track, Choice]]) -> list[Outcome]:
-        """Outcomes in order, those that are known from the records; what is one too many fails untried."""
-        text = subject.workload.task.text
-        known = [self.records.known(text, choice.key) for _, choice in wanted]
-        new = [choice for (_, choice), outcome in zip(wanted, known, strict=True) if outcome is None][: self.n_left]
-        measured: list[Outcome] = []
-        if new:
-            self.records.begin(text, new)
-            measured = self.measurer.measure(subject, new)
-            self.records.end(text, new, measured)
+    def _step(
+        self,
+        wanted: Sequence[tuple[Track, Choice]],
+        searched: Track | None = None,
+        candidates: Sequence[Candidate] = (),
+    ) -> Step:
+        text = wanted[0][0].subject.workload.task.text
+        return Step(wanted, [self.records.known(text, choice.key) for _, choice in wanted], searched, candidates)
+
+    def _begin(self, step: Step) -> None:
+        """Have what is new measured; what is one too many fails untried."""
+        pairs = zip(step.wanted, step.known, strict=True)
+        new = [choice for (_, choice), outcome in pairs if outcome is None][: self.n_left]
         if self.n_left is not None:
             self.n_left -= len(new)
-        fresh, outcomes = iter(measured), []
-        for (track, choice), old in zip(wanted, known, strict=True):
+        if not new:
+            self._end(step, [])
+            return
+        self.records.begin(step.subject.workload.task.text, new)
+        batch = Batch(step.subject, new)
+        self._running[batch] = step
+        self.crew.begin(batch)
+
+    def _end(self, step: Step, measured: Sequence[Outcome]) -> None:
+        """Learn from what became of it."""
+        text, fresh = step.subject.workload.task.text, iter(measured)
+        before = step.searched.best_ratio if step.searched else 0.0
+        outcomes = []
+        for (track, choice), old in zip(step.wanted, step.known, strict=True):
             outcome = old or next(fresh, None)
             outcomes.append(outcome or Outcome("failed"))
             if outcome is None:
@@ -168,7 +208,16 @@ class Tuner:
             if outcome.ratio is not None and outcome.ratio < track.best_ratio:
                 track.best, track.best_ratio = choice, outcome.ratio
             self.told(Trial(text, choice, outcome, time.monotonic() - self.started, old is not None))
-        return outcomes
+        if step.searched is not None:
+            self._learn(step.searched, step.candidates, [o.ratio for o in outcomes])
+            step.searched.stale = 0 if step.searched.best_ratio < 0.99 * before else step.searched.stale + 1
+
+    def _learn(self, track: Track, candidates: Sequence[Candidate], ratios: Sequence[float | None]) -> None:
+        assert track.search is not None
+        track.search.tell(candidates, ratios)
+        done = [(c, ratio) for c, ratio in zip(candidates, ratios, strict=True) if ratio is not None]
+        if usual := self.crew.default_s(track.subject.workload.task.text):
+            self.records.commit(track.search.module, [c.record for c, _ in done], [ratio * usual for _, ratio in done])
 
     # ---- where to go on
 
@@ -234,9 +283,9 @@ class Tuner:
         """Seconds of the default and of the best choice, in turns."""
         assert track.best is not None
         if track.best == track.subject.default:
-            seconds = self.measurer.default_s(track.subject.workload.task.text) or 1.0
+            seconds = self.crew.default_s(track.subject.workload.task.text) or 1.0
             return seconds, seconds
-        found = [self.measurer.pair(track.subject, track.best) for _ in range(_FINAL_ROUNDS)]
+        found = [self.crew.pair(track.subject, track.best) for _ in range(_FINAL_ROUNDS)]
         ratio = float(np.median([tuned / default for default, tuned in found]))
         default = float(np.median([default for default, _ in found]))
         return default, default * ratio
