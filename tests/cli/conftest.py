@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,26 +144,37 @@ def run() -> Run:
     return call
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts the program as a process of its own, which does not outlive the test."""
+@contextlib.contextmanager
+def starting() -> Iterator[Start]:
+    """Starts the program as processes of its own, which end with the `with`."""
     started: list[subprocess.Popen[bytes]] = []
-    env = {**os.environ, "PYTHONPATH": str(Path(mossnet_tg.__path__[0]).parent)}
+    inherited = {**os.environ, "PYTHONPATH": str(Path(mossnet_tg.__path__[0]).parent)}
 
-    def call(*args: str | os.PathLike[str], closed: int | None = None, **options: Any) -> subprocess.Popen[bytes]:
+    def call(
+        *args: str | os.PathLike[str], closed: int | None = None, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[bytes]:
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         argv = [sys.executable, "-m", "mossnet_tg.cli", *args]
         if closed is not None:
             argv = ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *argv]
         # Without the tests' environment a child could write to the user's cache.
-        assert "MOSSNET_CACHE_DIR" in env
-        started.append(subprocess.Popen(argv, env=env, **{**streams, **options}))
+        assert "MOSSNET_CACHE_DIR" in inherited
+        started.append(subprocess.Popen(argv, env={**inherited, **(env or {})}, **{**streams, **options}))
         return started[-1]
 
-    yield call
-    for process in started:
-        process.kill()
-        process.communicate()
+    try:
+        yield call
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts the program as a process of its own, which does not outlive the test."""
+    with starting() as call:
+        yield call
 
 
 _HEAVY = ("numpy", "tinygrad", "tvm", "torch", "tokenizers", "tqdm")
