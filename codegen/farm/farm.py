@@ -57,8 +57,9 @@ class Worker:
             return _within(timeout_s, call)
         except TimeoutError:
             raise DeviceError(f"{self.place}: the server does not answer for {timeout_s:.0f} s") from None
-        except RuntimeError as e:  # TVM's, of a connection that has ended
-            raise DeviceError(f"{self.place}: the server has gone: {_line(e)}") from None
+        except RuntimeError as e:  # TVM's: RPCError of what failed there, others of a connection that has ended
+            why = f"failed: {_line(e)}" if type(e).__name__ == "RPCError" else "has gone"
+            raise DeviceError(f"{self.place}: the server {why}") from None
 
     def room(self, said: str) -> str | None:
         """What a session stores goes with it."""
@@ -237,6 +238,6 @@ def _within(timeout_s: float, call: Callable[[], _T]) -> _T:
 
 
 def _line(error: BaseException) -> str:
-    """The first line that says something."""
+    """The last line, which says what it was."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else "no answer"
+    return lines[-1][:200] if lines else "no answer"

@@ -81,22 +81,22 @@ def test_one_of_two_dies(start: Start, run: Run, tiny: Path, records: Path, trac
     first, second = serve("two", "two")
     serve("two", env={"MOSSNET_CPU": "another processor"})
     assert queues(run, tracker)["two"] == (3, 3)
-    args = ("--tracker", tracker, "--key", "two", "--time", "2m", "--trials", "20", "--kernels", "scan,norm")
+    args = ("--tracker", tracker, "--key", "two", "--time", "2m", "--trials", "16", "--kernels", "scan")
     tune = start("tune", tiny, *args, *FAST)
-    wait_for(lambda: sum("status" in row for row in tries(records)) >= 4, "trials")
+    wait_for(lambda: sum("status" in row for row in tries(records)) >= 1, "trials")
     assert queues(run, tracker)["two"] == (3, 0)
     children = sessions(second)
     second.send_signal(signal.SIGKILL)
     stdout, stderr = tune.communicate(timeout=120)
     assert tune.returncode == 0, stderr.decode()
     found = json.loads(stdout)
-    assert found["n_devices"] == 2 and found["n_trials"] - found["n_remembered"] == 20
+    assert found["n_devices"] == 2 and found["n_trials"] - found["n_remembered"] == 16
     # A device that dies costs no candidate that is measured elsewhere.
     assert children and set(found["ended"]) <= {"ok", "refused"}
     assert b"warning: goes on without a device: two@127.0.0.1:" in stderr
     assert b"is left out, its device is another than the first one's: name another processor instead of " in stderr
     rows = [(row["task"], row["choice"]) for row in tries(records) if "status" in row]
-    assert len(rows) == len(set(rows)) == 20
+    assert len(rows) == len(set(rows)) == 16
     wait_for(lambda: not any(map(is_there, children)), "the end of what the killed server had begun")
     wait_for(lambda: queues(run, tracker)["two"] == (2, 2), "the device that is left to be free again")
     first.send_signal(signal.SIGINT)
