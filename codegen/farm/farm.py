@@ -57,6 +57,9 @@ class Worker:
             return _within(timeout_s, call)
         except TimeoutError:
             raise DeviceError(f"{self.place}: the server does not answer for {timeout_s:.0f} s") from None
+        except AttributeError:
+            hint = "another program serves this key: mossnet-tg tune needs devices of mossnet-tg farm serve"
+            raise DeviceError(f"{self.place}: the server has no {PREFIX}{name}", hint) from None
         except RuntimeError as e:  # TVM's: RPCError of what failed there, others of a connection that has ended
             why = f"failed: {_line(e)}" if type(e).__name__ == "RPCError" else "has gone"
             raise DeviceError(f"{self.place}: the server {why}") from None
@@ -197,7 +200,7 @@ class Farm:
                         found.append(self._runner(server))
                     except MossnetError as e:
                         self.progress(str(e))
-        except (DeviceError, TimeoutError) as e:  # those that are taken need no tracker
+        except DeviceError as e:  # those that are taken need no tracker
             self.progress(str(e))
         return found
 

@@ -151,5 +151,5 @@ def _tell(address: Address, key: str, port: int, registered: Callable[[], None])
                         registered()
                         return
                     time.sleep(0.05)
-        except (DeviceError, TimeoutError):
+        except DeviceError:
             time.sleep(1.0)

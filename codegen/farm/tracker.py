@@ -111,7 +111,11 @@ class Tracker:
 
     def _summary(self) -> tuple[dict[str, Any], list[tuple[str, str, int]]]:
         """What is said of each key, and the servers as (key, host, port)."""
-        status, found = self._ask([self._base.TrackerCode.SUMMARY], _ANSWERED_S)
+        try:
+            status, found = self._ask([self._base.TrackerCode.SUMMARY], _ANSWERED_S)
+        except TimeoutError:
+            text = f"the tracker at {self.address} does not answer for {_ANSWERED_S:.0f} s"
+            raise DeviceError(text, _START) from None
         if status != self._base.TrackerCode.SUCCESS:
             raise DeviceError(f"the tracker at {self.address} does not say what it has", _START)
         servers = [(str(s["key"]).removeprefix("server:"), *s["addr"]) for s in found["server_info"]]
