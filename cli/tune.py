@@ -171,6 +171,14 @@ class _Place:
     def load(self, path: Path) -> Any:
         return self.runner.load(path, allow_native=True, device=self.device, timeout_s=_TIMEOUT_S)
 
+    def load_whole(self, path: Path) -> Any:
+        if not self.runner.transport.shares_files:
+            return self.runner.load(path, allow_native=True, device=self.device)
+        from mossnet_tg.codegen.cache import program_folder
+        from mossnet_tg.engine import CompiledModel
+
+        return CompiledModel(path, allow_native=True, device=self.device, cache_dir=program_folder())
+
     def restart(self) -> None:
         self.runner.restart()
 

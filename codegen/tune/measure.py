@@ -81,7 +81,10 @@ class Place(Protocol):
     """Where candidates run: a process that may die of them."""
 
     def load(self, path: Path) -> Any:
-        """A model, as engine.CompiledModel."""
+        """A model of trials, as engine.CompiledModel."""
+
+    def load_whole(self, path: Path) -> Any:
+        """A model as `generate` would run it: all its kernels are right."""
 
     def restart(self) -> None:
         """A new process, after a device was lost."""
