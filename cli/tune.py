@@ -169,7 +169,8 @@ class _Place:
         self.runner, self.device = runner, device
 
     def load(self, path: Path) -> Any:
-        return self.runner.load(path, allow_native=True, device=self.device, timeout_s=_TIMEOUT_S)
+        runner, device = self.runner, self.device
+        return runner.load(path, allow_native=True, device=device, cache_dir="", timeout_s=_TIMEOUT_S, keep=False)
 
     def load_whole(self, path: Path) -> Any:
         if not self.runner.transport.shares_files:

@@ -6,8 +6,9 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mossnet_tg.codegen.plan import Plan, make_plan
 from mossnet_tg.codegen.tune.measure import Limits, Measurer, Place, Subject
 from mossnet_tg.codegen.tune.records import Choices, Kept, Records
 from mossnet_tg.codegen.tune.shelf import Found
-from mossnet_tg.codegen.tune.tuner import Trial, Tuned, Tuner, subjects
+from mossnet_tg.codegen.tune.tuner import Pick, Trial, Tuner, subjects
 from mossnet_tg.codegen.tune.twin import Twin
 from mossnet_tg.codegen.tune.wish import Wish, wanted
 from mossnet_tg.codegen.tuning import matrix_key
@@ -32,6 +33,8 @@ from mossnet_tg.weights.checkpoint import Checkpoint
 # Of the time that is given, for the last runs beside the defaults.
 _LAST = 0.2
 _ROUNDS, _BURST_S, _WARM = 9, 0.2, 4
+# What a pick must win by itself, in the first attempt and in those after one that was no faster as a whole.
+_LEAST = (1.0, 1.05, 1.15)
 _LAYER = re.compile(r"layers\.\d+\.")
 
 
@@ -72,8 +75,16 @@ class Report:
     tuned_s: float = 0.0
     kept: bool = False
     n_discarded: int = 0
-    n_remembered: int = 0
-    ended: Mapping[str, int] = field(default_factory=dict)  # how many trials ended how
+
+    @property
+    def n_remembered(self) -> int:
+        """Trials that were known before."""
+        return sum(trial.remembered for trial in self.trials)
+
+    @property
+    def ended(self) -> dict[str, int]:
+        """How many trials ended how."""
+        return dict(Counter(trial.outcome.status for trial in self.trials))
 
 
 def tune(
@@ -99,15 +110,12 @@ def tune(
         twin_file = cached(checkpoint, host, options, progress)
         default_file = cached(checkpoint, target, options, progress)
         progress("planning")
-        twin_plan, plan, schedule = (
-            _plan(checkpoint, host, options),
-            _plan(checkpoint, target, options),
-            backend(target).schedule(target),
-        )
-        twin = Twin(checkpoint, twin_plan, twin_file)
+        twin = Twin(checkpoint, _plan(checkpoint, host, options), twin_file)
+        plan, schedule = _plan(checkpoint, target, options), backend(target).schedule(target)
         progress("timing the defaults")
         found = subjects(plan, twin, _step_s(place, default_file, n_threads), schedule, wish.seed)
         tried = [s for s in found if _is_wanted(s, wish)]
+        others = [s for s in found if s not in tried]
         measurer = Measurer(twin, target, place, limits, folder, n_threads)
         trials: list[Trial] = []
 
@@ -115,23 +123,24 @@ def tune(
             trials.append(trial)
             told(trial)
 
-        tuner = Tuner(tried, measurer, records, wish.seed, note)
+        tuner = Tuner(tried, others, measurer, records, wish.seed, note)
         tuner.started = started
         tuner.run(wish.time_s * (1 - _LAST), wish.n_trials)
         progress("choices beside the defaults")
-        tuned = tuner.conclude()
-        report = _report(plan, found, tuned, trials, measurer)
-        report.n_discarded = measurer.n_discarded
-        if tuned.choices:
-            choices = _choices(found, tuned)
+        picks = used = tuner.conclude()
+        report = Report(_rows(plan, found, trials, measurer), trials, 0.0, n_discarded=measurer.n_discarded)
+        for kept in _attempts(picks):
             progress("compiling with the choices")
             path = folder / "tuned.moss"
+            choices = _choices(found, kept)
             compile_checkpoint(checkpoint, target, path, options, progress, Found(choices, "this run's"))
             progress("end to end")
             _end_to_end(report, place, default_file, path, n_threads, plan.chunk)
-            report.kept = report.ratio > 1.0
-            if report.kept:
+            if report.ratio > 1.0:
+                report.kept, used = True, kept
                 records.keep(choices)
+                break
+        report.rows = [_chosen(row, used) for row in report.rows]
         twin.close()
         report.seconds = time.monotonic() - started
         return report
@@ -154,47 +163,48 @@ def _is_wanted(subject: Subject, wish: Wish) -> bool:
     return wanted(wish.kernels, task.kernel_class, task.n_tokens)
 
 
-def _choices(found: list[Subject], tuned: Tuned) -> Choices:
+def _attempts(picks: Sequence[Pick]) -> Iterator[list[Pick]]:
+    """All, then only what won clearly: what won little by itself may lose beside its neighbours."""
+    n_before = 0
+    for least in _LEAST:
+        kept = [pick for pick in picks if pick.ratio >= least]
+        if kept and len(kept) != n_before:
+            yield kept
+        n_before = len(kept)
+
+
+def _choices(found: list[Subject], picks: Sequence[Pick]) -> Choices:
     """What was chosen, as records keep it."""
+    matrices = {s.workload.task.text: s.workload.task.matrices for s in found}
     tasks = {}
-    for subject in found:
-        task = subject.workload.task
-        if task.text in tuned.choices:
-            choice = tuned.choices[task.text]
-            widths = {matrix_key(*m): choice.width for m in task.matrices} if choice.width else {}
-            seconds = tuned.default_s[task.text], tuned.tuned_s[task.text]
-            tasks[task.text] = Kept(dict(choice.fields), widths, *seconds)
-    return Choices(tasks, dict(tuned.widths))
+    for chosen in (chosen for pick in picks for chosen in pick.chosen):
+        width = chosen.choice.width
+        widths = {matrix_key(*m): width for m in matrices[chosen.task]} if width else {}
+        tasks[chosen.task] = Kept(dict(chosen.choice.fields), widths, chosen.default_s, chosen.tuned_s)
+    return Choices(tasks, {key: width for pick in picks for key, width in pick.widths.items()})
 
 
-def _report(plan: Plan, found: list[Subject], tuned: Tuned, trials: list[Trial], measurer: Measurer) -> Report:
+def _rows(plan: Plan, found: list[Subject], trials: list[Trial], measurer: Measurer) -> list[Row]:
+    """Every task with its default."""
     names = {use.workload.task.text: _name(plan, use) for use in reversed(plan.uses)}
     rows = []
     for subject in found:
         task = subject.workload.task
-        default_s = tuned.default_s.get(task.text) or measurer.default_s(task.text) or subject.default_s
-        tuned_s = tuned.tuned_s.get(task.text, default_s)
+        seconds = measurer.default_s(task.text) or subject.default_s
         n_trials = sum(t.task == task.text for t in trials)
-        fields = dict(tuned.choices[task.text].fields) if task.text in tuned.choices else {}
-        if task.text in tuned.choices and tuned.choices[task.text].width:
-            fields["width"] = tuned.choices[task.text].width
-        rows.append(
-            Row(
-                task.text,
-                names[task.text],
-                task.kernel_class,
-                task.n_tokens,
-                subject.weight,
-                default_s,
-                tuned_s,
-                n_trials,
-                fields,
-            )
-        )
-    ended: dict[str, int] = {}
-    for trial in trials:
-        ended[trial.outcome.status] = ended.get(trial.outcome.status, 0) + 1
-    return Report(rows, trials, 0.0, n_remembered=sum(t.remembered for t in trials), ended=ended)
+        name = names[task.text]
+        rows.append(Row(task.text, name, task.kernel_class, task.n_tokens, subject.weight, seconds, seconds, n_trials))
+    return rows
+
+
+def _chosen(row: Row, picks: Sequence[Pick]) -> Row:
+    """The row with what was chosen for it."""
+    chosen = next((c for pick in picks for c in pick.chosen if c.task == row.task), None)
+    if chosen is None:
+        return row
+    width = {"width": chosen.choice.width} if chosen.choice.width else {}
+    fields = {**chosen.choice.fields, **width}
+    return replace(row, default_s=chosen.default_s, tuned_s=chosen.tuned_s, fields=fields)
 
 
 def _name(plan: Plan, use: Any) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import mossnet_tg
 from mossnet_tg.codegen.tune.records import Choices, Device, Records
+from mossnet_tg.codegen.tuning import SCHEDULES
 from mossnet_tg.errors import ArtifactError, MossnetError
 from mossnet_tg.targets import devices
 from mossnet_tg.targets.host import Host, this_machine
@@ -62,7 +63,7 @@ def records_folder() -> Path:
 @cache
 def compiler() -> str:
     """What records are good for on the compiler's side: its schedules and TVM."""
-    return f"mossnet-tg {mossnet_tg.__version__}, tvm {version('apache-tvm')}"
+    return f"schedules {SCHEDULES}, tvm {version('apache-tvm')}"
 
 
 def _device(target: Target, facts: Mapping[str, str], n_cpus: int) -> Device:

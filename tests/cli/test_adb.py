@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import mossnet_tg
+from mossnet_tg.codegen.tune.records import Records
 from mossnet_tg.engine import Library
 from mossnet_tg.errors import DeviceError, MossnetError, UsageError
 from mossnet_tg.remote import Runner
@@ -22,6 +24,7 @@ from tests.remote.phones import Phones, phones
 from tests.remote.processes import n_runners
 
 PROMPT = "the quick brown"
+PYTHON_PATH = {"PYTHONPATH": str(Path(mossnet_tg.__path__[0]).parent)}
 
 
 @pytest.fixture
@@ -51,6 +54,34 @@ def test_doctor_and_bench(run: Run, tiny: Path, moss: Path, plug: Phones) -> Non
     assert found.exit_code == 0 and "pass: " in found.stdout, found.stderr
     found = run("bench", moss, "--allow-native", "--device", "adb:", "-p", "0", "-n", "3", "-r", "1")
     assert found.exit_code == 0 and "tg3" in found.stdout, found.stderr
+
+
+def test_tune(run: Run, tiny: Path, plug: Phones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOSSNET_RECORDS_DIR", str(tmp_path / "records"))
+    serial = plug.plug_in()
+    args = ("--target", "cpu", "--kernels", "conv,norm", "--trials", "4", "--chunk", "8", "--json")
+    found = run("tune", tiny, "--device", f"adb:{serial}", *args)
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["ended"] == {"ok": 4}
+
+
+def test_unplugged_while_it_is_tuned(
+    start: Start, tiny: Path, plug: Phones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured until then is kept."""
+    records = tmp_path / "records"
+    serial = plug.plug_in()
+    args = ("tune", tiny, "--device", "adb:", "--target", "cpu", "--chunk", "8", "--time", "5m")
+    process = start("tune", *args[1:], env={**os.environ, "MOSSNET_RECORDS_DIR": str(records), **PYTHON_PATH})
+    deadline = time.monotonic() + 120
+    while not any('"status"' in path.read_text() for path in records.glob("*/trials.jsonl")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    plug.unplug(serial)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3 and b"Traceback" not in said and b"error: " in said
+    (folder,) = records.iterdir()
+    assert Records(folder).n_trials() > 0
 
 
 def test_unplugged_in_the_middle(plug: Phones, start: Start, moss: Path) -> None:
