@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ from mossnet_tg.weights.checkpoint import Checkpoint
 
 # Of the time that is given, for the last runs beside the defaults.
 _LAST = 0.2
-_ROUNDS, _BURST_S, _WARM = 9, 0.2, 4
-# What a pick must win by itself, in the first attempt and in those after one that was no faster as a whole.
-_LEAST = (1.0, 1.05, 1.15)
+_ROUNDS, _FEW_ROUNDS, _BURST_S, _WARM = 9, 5, 0.2, 4
+# What a pick must win of a token's time to be tried by itself.
+_LEAST = 0.002
 _LAYER = re.compile(r"layers\.\d+\.")
 
 
@@ -129,17 +129,16 @@ def tune(
         progress("choices beside the defaults")
         picks = used = tuner.conclude()
         report = Report(_rows(plan, found, trials, measurer), trials, 0.0, n_discarded=measurer.n_discarded)
-        for kept in _attempts(picks):
-            progress("compiling with the choices")
-            path = folder / "tuned.moss"
-            choices = _choices(found, kept)
-            compile_checkpoint(checkpoint, target, path, options, progress, Found(choices, "this run's"))
+        whole = _Whole(checkpoint, target, options, place, default_file, folder / "tuned.moss", n_threads, plan.chunk)
+        if picks:
             progress("end to end")
-            _end_to_end(report, place, default_file, path, n_threads, plan.chunk)
-            if report.ratio > 1.0:
-                report.kept, used = True, kept
-                records.keep(choices)
-                break
+            whole.compare(_choices(found, picks), report)
+            if report.ratio <= 1.0:
+                picks = whole.chosen_one_by_one(found, picks, progress)
+                whole.compare(_choices(found, picks), report)
+            if report.ratio > 1.0 and picks:
+                report.kept, used = True, picks
+                records.keep(_choices(found, picks))
         report.rows = [_chosen(row, used) for row in report.rows]
         twin.close()
         report.seconds = time.monotonic() - started
@@ -161,16 +160,6 @@ def _step_s(place: Place, path: Path, n_threads: int) -> dict[EntryKind, Any]:
 def _is_wanted(subject: Subject, wish: Wish) -> bool:
     task = subject.workload.task
     return wanted(wish.kernels, task.kernel_class, task.n_tokens)
-
-
-def _attempts(picks: Sequence[Pick]) -> Iterator[list[Pick]]:
-    """All, then only what won clearly: what won little by itself may lose beside its neighbours."""
-    n_before = 0
-    for least in _LEAST:
-        kept = [pick for pick in picks if pick.ratio >= least]
-        if kept and len(kept) != n_before:
-            yield kept
-        n_before = len(kept)
 
 
 def _choices(found: list[Subject], picks: Sequence[Pick]) -> Choices:
@@ -213,30 +202,64 @@ def _name(plan: Plan, use: Any) -> str:
     return _LAYER.sub("", plan.steps[first].label)
 
 
-def _end_to_end(report: Report, place: Place, default: Path, tuned: Path, n_threads: int, chunk: int) -> None:
-    """Both models decode and read prompts in turns."""
-    with (
-        place.load_whole(default) as a,
-        place.load_whole(tuned) as b,
-        a.session(n_threads) as x,
-        b.session(n_threads) as y,
-    ):
-        ids = np.arange(chunk, dtype=np.int32) % a.info.vocab_size
-        times: dict[str, list[list[float]]] = {"decode": [], "prefill": []}
-        for _ in range(_ROUNDS):
-            times["prefill"].append([_prefill_s(session, ids) for session in (x, y)])
-            times["decode"].append([_decode_s(session) for session in (x, y)])
-        report.ratio = statistics.median(a / b for a, b in times["decode"])
-        report.prefill_ratio = statistics.median(a / b for a, b in times["prefill"])
-        report.default_s = statistics.median(a for a, _ in times["decode"])
-        report.tuned_s = statistics.median(b for _, b in times["decode"])
+@dataclass
+class _Whole:
+    """The whole model with choices, beside the one with the defaults, both as `generate` runs them."""
 
+    checkpoint: Checkpoint
+    target: Target
+    options: CompileOptions
+    place: Place
+    default: Path
+    tuned: Path
+    n_threads: int
+    chunk: int
 
-def _prefill_s(session: Any, ids: Any) -> float:
-    session.reset()
-    start = time.perf_counter()
-    _ = np.asarray(session.prefill(ids))[0]
-    return time.perf_counter() - start
+    def compare(self, choices: Choices, report: Report) -> None:
+        """Note in `report` what a token and a prompt take."""
+        times = self._times(choices, _ROUNDS, (_decode_s, self._prefill_s))
+        decode = times[0]
+        report.ratio, report.prefill_ratio = (statistics.median(a / b for a, b in pairs) for pairs in times)
+        report.default_s = statistics.median(a for a, _ in decode)
+        report.tuned_s = statistics.median(b for _, b in decode)
+
+    def chosen_one_by_one(
+        self, found: list[Subject], picks: Sequence[Pick], progress: Callable[[str], None]
+    ) -> list[Pick]:
+        """The picks that make the whole faster, one after the other: beside its neighbours a kernel may take longer
+        than by itself, for what it leaves to them in caches and of threads.
+        """
+        weights = {s.workload.task.text: s.weight for s in found}
+
+        def gain(pick: Pick) -> float:
+            return sum(weights[c.task] * (1 - c.tuned_s / c.default_s) for c in pick.chosen)
+
+        kept: list[Pick] = []
+        best = 1.0
+        for i, pick in enumerate(likely := [p for p in sorted(picks, key=gain, reverse=True) if gain(p) >= _LEAST]):
+            progress(f"end to end, {i + 1} of {len(likely)}")
+            (times,) = self._times(_choices(found, [*kept, pick]), _FEW_ROUNDS, (_decode_s,))
+            ratio = statistics.median(a / b for a, b in times)
+            if ratio > best:
+                kept, best = [*kept, pick], ratio
+        return kept
+
+    def _times(
+        self, choices: Choices, n_rounds: int, what: Sequence[Callable[[Any], float]]
+    ) -> list[list[tuple[float, float]]]:
+        """(seconds with the defaults, with the choices) of each round, for each thing that is timed."""
+        found = Found(choices, "this run's")
+        compile_checkpoint(self.checkpoint, self.target, self.tuned, self.options, lambda step: None, found)
+        load, n = self.place.load_whole, self.n_threads
+        with load(self.default) as a, load(self.tuned) as b, a.session(n) as x, b.session(n) as y:
+            return [[(one(x), one(y)) for _ in range(n_rounds)] for one in what]
+
+    def _prefill_s(self, session: Any) -> float:
+        ids = np.arange(self.chunk, dtype=np.int32) % session.model.info.vocab_size
+        session.reset()
+        start = time.perf_counter()
+        _ = np.asarray(session.prefill(ids))[0]
+        return time.perf_counter() - start
 
 
 def _decode_s(session: Any) -> float:
