@@ -26,6 +26,7 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of records of its own for each test."""
     folder = tmp_path / "records"
     monkeypatch.setenv("MOSSNET_RECORDS_DIR", str(folder))
+    monkeypatch.setattr(shelf, "_BROUGHT", tmp_path / "none")
     return folder
 
 
