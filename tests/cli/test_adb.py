@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,6 @@ from tests.remote.phones import Phones, phones
 from tests.remote.processes import n_runners
 
 PROMPT = "the quick brown"
-PYTHON_PATH = {"PYTHONPATH": str(Path(mossnet_tg.__path__[0]).parent)}
 
 
 @pytest.fixture
@@ -56,8 +54,14 @@ def test_doctor_and_bench(run: Run, tiny: Path, moss: Path, plug: Phones) -> Non
     assert found.exit_code == 0 and "tg3" in found.stdout, found.stderr
 
 
-def test_tune(run: Run, tiny: Path, plug: Phones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of records of its own, for what is started too."""
     monkeypatch.setenv("MOSSNET_RECORDS_DIR", str(tmp_path / "records"))
+    return tmp_path / "records"
+
+
+def test_tune(records: Path, run: Run, tiny: Path, plug: Phones) -> None:
     serial = plug.plug_in()
     args = ("--target", "cpu", "--kernels", "conv,norm", "--trials", "4", "--chunk", "8", "--json")
     found = run("tune", tiny, "--device", f"adb:{serial}", *args)
@@ -65,14 +69,10 @@ def test_tune(run: Run, tiny: Path, plug: Phones, tmp_path: Path, monkeypatch: p
     assert json.loads(found.stdout)["ended"] == {"ok": 4}
 
 
-def test_unplugged_while_it_is_tuned(
-    start: Start, tiny: Path, plug: Phones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unplugged_while_it_is_tuned(records: Path, plug: Phones, start: Start, tiny: Path) -> None:
     """What was measured until then is kept."""
-    records = tmp_path / "records"
     serial = plug.plug_in()
-    args = ("tune", tiny, "--device", "adb:", "--target", "cpu", "--chunk", "8", "--time", "5m")
-    process = start("tune", *args[1:], env={**os.environ, "MOSSNET_RECORDS_DIR": str(records), **PYTHON_PATH})
+    process = start("tune", tiny, "--device", "adb:", "--target", "cpu", "--chunk", "8", "--time", "5m")
     deadline = time.monotonic() + 120
     while not any('"status"' in path.read_text() for path in records.glob("*/trials.jsonl")):
         assert time.monotonic() < deadline and process.poll() is None
