@@ -182,14 +182,15 @@ class Runner:
             raise UsageError(f"timeout_s is {timeout_s}, expected 0 to {_MOST_S:.0f}")
         if cache_dir is None:
             cache_dir = "" if self.transport.shares_files else "programs"
-        if self.transport.shares_files:
-            name = os.fspath(Path(path).resolve())
-            return RemoteModel(self, name, allow_native, device, os.fsencode(cache_dir), timeout_s)
-        digest = self._sent(Path(path), progress)
+        digest = None if self.transport.shares_files else self._sent(Path(path), progress)
+        name = os.fspath(Path(path).resolve()) if digest is None else f"{digest.hex()}.moss"
         try:
-            return RemoteModel(self, f"{digest.hex()}.moss", allow_native, device, os.fsencode(cache_dir), timeout_s)
+            return RemoteModel(self, name, allow_native, device, os.fsencode(cache_dir), timeout_s)
+        except MossnetError as e:  # says of the file what it is called there, cut to so much
+            reason = str(e).removeprefix(f"{name[:200]}: ")
+            raise e if reason == str(e) else type(e)(f"{os.fspath(path)}: {reason}", e.hint) from None
         finally:
-            if not keep:
+            if digest is not None and not keep:
                 with contextlib.suppress(DeviceError):  # what is lost says so itself
                     self.connection.call(Request.REMOVE, digest)
 
