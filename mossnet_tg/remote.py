@@ -33,6 +33,7 @@ from mossnet_tg.engine import (
     Library,
     Logits,
     ModelInfo,
+    Owned,
     SamplingStruct,
     Session,
     contiguous,
@@ -223,8 +224,8 @@ class Runner:
                 raise MossnetError(f"{self.place}: {e}", self.transport.room(str(e))) from None
 
 
-class _Handle:
-    """Something that the runner made; freed by `close`, at the end of a `with` or with the last reference."""
+class _Handle(Owned):
+    """Something that the runner made; `close` frees it with the next request."""
 
     _free: Request
 
@@ -237,18 +238,8 @@ class _Handle:
     @property
     def number(self) -> bytes:
         """How requests name it."""
-        if not self._finalizer.alive:
-            raise ValueError(f"the {type(self).__name__} is closed")
+        self._require_open()
         return self._number
-
-    def close(self) -> None:
-        """Frees it, with the next request; a second call does nothing."""
-        self._finalizer()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class RemoteModel(_Handle):

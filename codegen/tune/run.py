@@ -115,7 +115,7 @@ def tune(
         progress("timing the defaults")
         found = subjects(plan, twin, _step_s(place, default_file, n_threads), schedule, wish.seed)
         tried = [s for s in found if _is_wanted(s, wish)]
-        others = [s for s in found if s not in tried]
+        others = [s for s in found if not _is_wanted(s, wish)]
         measurer = Measurer(twin, target, place, limits, folder, n_threads)
         trials: list[Trial] = []
 
@@ -123,8 +123,7 @@ def tune(
             trials.append(trial)
             told(trial)
 
-        tuner = Tuner(tried, others, measurer, records, wish.seed, note)
-        tuner.started = started
+        tuner = Tuner(tried, others, measurer, records, wish.seed, started, note)
         tuner.run(wish.time_s * (1 - _LAST), wish.n_trials)
         progress("choices beside the defaults")
         picks = used = tuner.conclude()
@@ -135,8 +134,9 @@ def tune(
             whole.compare(_choices(found, picks), report)
             if report.ratio <= 1.0:
                 picks = whole.chosen_one_by_one(found, picks, progress)
-                whole.compare(_choices(found, picks), report)
-            if report.ratio > 1.0 and picks:
+                if picks:
+                    whole.compare(_choices(found, picks), report)
+            if report.ratio > 1.0:
                 report.kept, used = True, picks
                 records.keep(_choices(found, picks))
         report.rows = [_chosen(row, used) for row in report.rows]

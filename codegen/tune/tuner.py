@@ -101,7 +101,7 @@ def subjects(
 
 class Tuner:
     """Searches for `subjects` until time or trials are over; what the records know is not measured again. `others` are
-    not tried: matrices that they read keep their widths.
+    not tried: matrices that they read keep their widths. `started`: the time.monotonic() from which time is counted.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ class Tuner:
         measurer: Measurer,
         records: Records,
         seed: int,
-        told: Callable[[Trial], None] = lambda trial: None,
+        started: float,
+        told: Callable[[Trial], None],
     ) -> None:
-        self.measurer, self.records, self.told = measurer, records, told
-        self.started = time.monotonic()
+        self.measurer, self.records, self.started, self.told = measurer, records, started, told
         self.n_left: int | None = None
         fixed = {matrix_key(*m) for subject in others for m in subject.workload.task.matrices}
         self.tracks = [track for subject in subjects for track in _tracks(subject, seed, fixed)]

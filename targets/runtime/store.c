@@ -1,6 +1,6 @@
 #include "store.h"
 
-#include "frames.h"
+#include "whole.h"
 
 #include <errno.h>
 #include <fcntl.h>
