@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mossnet_tg.codegen.farm.farm import Farm
     from mossnet_tg.codegen.tune.measure import Limits
     from mossnet_tg.codegen.tune.records import Device, Records
-    from mossnet_tg.codegen.tune.run import Report, Row
+    from mossnet_tg.codegen.tune.run import Report
     from mossnet_tg.codegen.tune.tuner import Trial
     from mossnet_tg.remote import Runner
     from mossnet_tg.targets.table import Target
@@ -248,7 +248,16 @@ class _Place:
         self.runner, self.device = runner, device
 
     def load(self, path: Path) -> Any:
-        return self.runner.load(path, allow_native=True, device=self.device, timeout_s=_TIMEOUT_S)
+        runner, device = self.runner, self.device
+        return runner.load(path, allow_native=True, device=device, cache_dir="", timeout_s=_TIMEOUT_S, keep=False)
+
+    def load_whole(self, path: Path) -> Any:
+        if not self.runner.transport.shares_files:
+            return self.runner.load(path, allow_native=True, device=self.device)
+        from mossnet_tg.codegen.cache import program_folder
+        from mossnet_tg.engine import CompiledModel
+
+        return CompiledModel(path, allow_native=True, device=self.device, cache_dir=program_folder())
 
     def restart(self) -> None:
         self.runner.restart()
@@ -301,15 +310,9 @@ class _Progress:
 
 
 def _table(report: Report) -> Sequence[str]:
-    header = ("kernel", "of", "tokens", "default us", "tuned us", "speed-up", "share of a token", "trials", "chosen")
-    rows = [header, *(_cells(row) for row in report.rows)]
-    return list(table(rows, "llrrrrrrl"))
+    from mossnet_tg.cli.tune_report import COLUMNS, cells
 
-
-def _cells(row: Row) -> tuple[str, ...]:
-    chosen = " ".join(f"{name}={value}" for name, value in sorted(row.fields.items()))
-    times = (f"{row.default_s * 1e6:.1f}", f"{row.tuned_s * 1e6:.1f}", f"{row.ratio:.2f}x")
-    return (row.name, row.kernel_class, str(row.n_tokens), *times, f"{row.share:.1%}", str(row.n_trials), chosen)
+    return list(table([COLUMNS, *map(cells, report.rows)], "llrrrrrrl"))
 
 
 def _verdict(report: Report, folder: Path) -> Sequence[str]:

@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mossnet_tg.errors import MossnetError, UsageError
+from mossnet_tg.folders import write_whole
 
 if TYPE_CHECKING:
     from mossnet_tg.codegen.tune.records import Device
-    from mossnet_tg.codegen.tune.run import Report
+    from mossnet_tg.codegen.tune.run import Report, Row
 
 _CURVES = 8
+# Of the table, on a terminal as on a page.
+COLUMNS = ("kernel", "of", "tokens", "default us", "tuned us", "speed-up", "share of a token", "trials", "chosen")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A kernel's line."""
+    chosen = " ".join(f"{name}={value}" for name, value in sorted(row.fields.items()))
+    times = (f"{row.default_s * 1e6:.1f}", f"{row.tuned_s * 1e6:.1f}", f"{row.ratio:.2f}x")
+    return (row.name, row.kernel_class, str(row.n_tokens), *times, f"{row.share:.1%}", str(row.n_trials), chosen)
 
 
 def drawing(path: Path) -> Callable[[Report, Device], None]:
@@ -34,12 +44,9 @@ def drawing(path: Path) -> Callable[[Report, Device], None]:
 
     def draw(report: Report, device: Device) -> None:
         content = _page(report, device) if kind == ".html" else _picture(report, device, "png")
-        unfinished = path.with_name(f".{path.name}.tmp")
         try:
-            unfinished.write_bytes(content)
-            unfinished.replace(path)
+            write_whole(path, content)
         except OSError as e:
-            unfinished.unlink(missing_ok=True)
             raise MossnetError(f"{path}: cannot be written: {e.strerror}") from None
 
     return draw
@@ -92,14 +99,8 @@ def _bars(axes: Any, report: Report) -> None:
 def _page(report: Report, device: Device) -> bytes:
     picture = _picture(report, device, "svg").decode()
     picture = picture[picture.index("<svg") :]
-    columns = ("kernel", "class", "tokens", "default us", "tuned us", "speed-up", "share", "trials", "chosen")
-    head = "".join(f"<th>{column}</th>" for column in columns)
-    rows = []
-    for row in report.rows:
-        chosen = " ".join(f"{name}={value}" for name, value in sorted(row.fields.items()))
-        times = (f"{row.default_s * 1e6:.1f}", f"{row.tuned_s * 1e6:.1f}", f"{row.ratio:.2f}", f"{row.share:.1%}")
-        cells = (row.name, row.kernel_class, row.n_tokens, *times, row.n_trials, chosen)
-        rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
+    head = "".join(f"<th>{column}</th>" for column in COLUMNS)
+    rows = ("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) + "</tr>" for row in report.rows)
     title = html.escape(f"mossnet-tg tune: {device.name}, {device.target}")
     style = "body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}td,th{padding:2px 8px;text-align:left}"
     said = f"A token {report.ratio:.2f} times as fast, prompts {report.prefill_ratio:.2f}; {report.seconds:.0f} s."

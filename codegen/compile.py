@@ -10,10 +10,10 @@ from dataclasses import replace
 import mossnet_tg
 from mossnet_tg.codegen.backends import backend
 from mossnet_tg.codegen.options import CompileOptions
-from mossnet_tg.codegen.package import write_package
+from mossnet_tg.codegen.package import machine_meta, write_package
 from mossnet_tg.codegen.plan import Progress, make_plan
 from mossnet_tg.codegen.tune.shelf import NOTHING, Found
-from mossnet_tg.targets.table import CpuTarget, Target
+from mossnet_tg.targets.table import Target
 from mossnet_tg.weights.checkpoint import Checkpoint
 
 # The logging level of kernel sources, shown by -vvv: below DEBUG, since it is pages of text.
@@ -46,10 +46,8 @@ def compile_checkpoint(
     progress("checking the weights")
     meta = {
         "producer": f"mossnet-tg {mossnet_tg.__version__}",
-        "driver": target.driver,
+        **machine_meta(target, code),
         "target": target.name,
-        **({"arch": target.arch} if isinstance(target, CpuTarget) else {}),
-        "features": ",".join(code.features),
         "config": json.dumps(checkpoint.config.to_dict()),
         "weights": " ".join(sorted({t.dtype for t in checkpoint.tensors.values()})),
         "source": checkpoint.name,

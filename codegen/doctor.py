@@ -141,17 +141,17 @@ def _examine_entry(kind: EntryKind, ours: _Side, theirs: _Side) -> Iterator[Find
         except MossnetError as e:
             raise type(e)(f"{' and '.join(kernels)}, {mine[0].label} of {kind.name.lower()}: {e}", e.hint) from None
         first, other_first = first + len(mine), other_first + len(others)
-        errors = {place: _error(ours.read(place), theirs.read(place)) for place in written & set(theirs.places)}
+        errors = {place: difference(ours.read(place), theirs.read(place)) for place in written & set(theirs.places)}
         worst = max(errors, key=lambda place: errors[place])
-        allowed = _allowed(theirs.file, theirs.entry(kind).n_tokens, kernels)
-        yield Finding(kind.name.lower(), mine[0].label, kernels, errors[worst], worst[1], allowed)
+        half = "half=1" in theirs.file.meta.get("target", "")
+        most = allowed(half, theirs.entry(kind).n_tokens, kernels)
+        yield Finding(kind.name.lower(), mine[0].label, kernels, errors[worst], worst[1], most)
 
 
-def _allowed(file: MossFile, n_tokens: int, kernels: Sequence[str]) -> float:
+def allowed(half: bool, n_tokens: int, kernels: Sequence[str]) -> float:
     """The largest error that is none: with the option `half`, products of many tokens are multiplied in float16."""
     multiplies = any(name in kernel for kernel in kernels for name in _HALF_CLASSES)
-    half = "half=1" in file.meta.get("target", "") and n_tokens > 1 and multiplies
-    return HALF_TOLERANCE if half else TOLERANCE
+    return HALF_TOLERANCE if half and n_tokens > 1 and multiplies else TOLERANCE
 
 
 def _calls(ours: Sequence[Step], theirs: Sequence[Step]) -> Iterator[tuple[Sequence[Step], Sequence[Step]]]:
@@ -169,7 +169,8 @@ def _calls(ours: Sequence[Step], theirs: Sequence[Step]) -> Iterator[tuple[Seque
             yield mine, others
 
 
-def _error(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
+def difference(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
+    """The worst, of the largest value expected; infinite for NaN, and for integers that are not the same."""
     if expected.dtype == np.int32:
         return 0.0 if np.array_equal(expected, found) else math.inf
     worst = float(np.abs(found.astype(np.float64) - expected).max() / max(float(np.abs(expected).max()), 1e-30))

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.backends import Code
-from mossnet_tg.codegen.kernels.build import itemsize
+from mossnet_tg.codegen.kernels.build import Generated, itemsize
 from mossnet_tg.codegen.plan import Plan, Progress
+from mossnet_tg.targets.table import CpuTarget, Target
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import value
 
@@ -27,13 +28,7 @@ def write_package(
     """Write the model file; the weights are laid out and written one by one. Raises MossnetError when the disk does
     not take it.
     """
-    kernels = []
-    for function in plan.functions:
-        params = tuple(
-            moss_file.Param(p.n * itemsize(p.dtype), _access(p.read, p.written)) for p in function.generated.buffers
-        )
-        name, block = function.name, function.generated.block
-        kernels.append(moss_file.Kernel(name, params, *code.symbols[name], block, code.local_bytes.get(name, 0)))
+    kernels = [kernel_record(function.generated, code) for function in plan.functions]
     steps = []
     for step in plan.steps:
         g = plan.functions[step.function].generated
@@ -59,8 +54,21 @@ def write_package(
     moss_file.write(path, moss, _laid_out(plan, checkpoint, progress))
 
 
-def _access(read: bool, written: bool) -> moss_file.Access:
-    return moss_file.Access(moss_file.Access.READ * read | moss_file.Access.WRITTEN * written)
+def kernel_record(kernel: Generated, code: Code) -> moss_file.Kernel:
+    """A kernel as the file's table has it."""
+    access = moss_file.Access
+    params = tuple(
+        moss_file.Param(p.n * itemsize(p.dtype), access(access.READ * p.read | access.WRITTEN * p.written))
+        for p in kernel.buffers
+    )
+    name = kernel.name
+    return moss_file.Kernel(name, params, *code.symbols[name], kernel.block, code.local_bytes.get(name, 0))
+
+
+def machine_meta(target: Target, code: Code) -> dict[str, str]:
+    """What META says of the machine that runs the code."""
+    arch = {"arch": target.arch} if isinstance(target, CpuTarget) else {}
+    return {"driver": target.driver, **arch, "features": ",".join(code.features)}
 
 
 def _laid_out(plan: Plan, checkpoint: Checkpoint, progress: Progress) -> Iterator[tuple[int, npt.NDArray[Any]]]:

@@ -29,7 +29,7 @@ from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import parameters
 
 _SCRATCH = -1
-_ALIGN = 512  # twice what the format asks for: OpenCL on NVIDIA's GPUs wants it of a buffer's part
+ALIGN = 512  # twice what the format asks for: OpenCL on NVIDIA's GPUs wants it of a buffer's part
 
 _DTYPE = {
     "float32": moss_file.DType.F32,
@@ -59,7 +59,7 @@ class Weight:
         found, offset = [], self.offset
         for n in self.matrix.parts if self.matrix else [math.prod(self.parameter.shape)]:
             found.append((offset, n))
-            offset = _align(offset + n * itemsize(self.dtype))
+            offset = align(offset + n * itemsize(self.dtype))
         return found
 
     @property
@@ -161,11 +161,11 @@ def _weights(checkpoint: Checkpoint, s: Schedule) -> Iterator[Weight]:
             matrix = layout.Matrix(p.shape, dtype, s.panels_of(p.shape, dtype))
         weight = Weight(prefix, name, p, matrix, offset)
         yield weight
-        offset = _align(weight.end)
+        offset = align(weight.end)
 
 
-def _align(offset: int) -> int:
-    return -(-offset // _ALIGN) * _ALIGN
+def align(offset: int) -> int:
+    return -(-offset // ALIGN) * ALIGN
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class _Builder:
                 size = math.prod(shape) * 4
                 full = f"layers.{i}.{name}"
                 found[full] = moss_file.Buffer(full, moss_file.Region.STATE, moss_file.DType.F32, offset, size)
-                offset = _align(offset + size)
+                offset = align(offset + size)
         self.plan.state_bytes = offset
         return found
 
@@ -214,7 +214,7 @@ class _Builder:
             ("all_logits", moss_file.DType.F32, logits * self.plan.chunk),
         ):
             found[name] = moss_file.Buffer(name, moss_file.Region.IO, dtype, offset, size)
-            offset = _align(offset + size)
+            offset = align(offset + size)
         self.plan.io_bytes = offset
         return found
 
@@ -427,7 +427,7 @@ class Arena:
         placed: list[tuple[int, int, int, int]] = []  # offset, end, first step, last step; in order of offset
         offsets: dict[str, int] = {}
         for name in sorted(self.sizes, key=lambda n: (-self.sizes[n], self.lives[n])):
-            (first, last), size, at = self.lives[name], _align(self.sizes[name]), 0
+            (first, last), size, at = self.lives[name], align(self.sizes[name]), 0
             for offset, end, begin, over in placed:
                 if begin <= last and first <= over:
                     if at + size <= offset:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mossnet_tg.errors import MossnetError
-from mossnet_tg.folders import cache_folder
+from mossnet_tg.folders import cache_folder, write_whole
 from mossnet_tg.targets import devices
 from mossnet_tg.targets.host import Host
 from mossnet_tg.targets.table import KERNEL_CLASSES, GpuTarget, Target
@@ -46,11 +46,9 @@ def remember(driver: str, device: Mapping[str, str], plain: Sequence[str]) -> Pa
     """Keep it; the file. Raises MossnetError where the folder cannot be written."""
     path = _path(driver, device)
     content = {"device": device["name"], "driver": device["driver"], "plain": sorted(plain)}
-    unfinished = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, json.dumps(content, indent=1) + "\n")
     except OSError as e:
         raise MossnetError(f"{path}: what was found cannot be kept: {e.strerror}") from None
     return path

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+# Raised when the kernels that a choice makes are others than before, so that what was measured says nothing of them.
+SCHEDULES = 1
+
 
 @dataclass(frozen=True)
 class Task:

@@ -257,8 +257,27 @@ class ModelInfo:
         return cls(**{**numbers, "n_steps": tuple(info.n_steps), "model_hash": bytes(info.model_hash).hex()})
 
 
-class _Handle:
-    """An object of the library; freed by `close`, at the end of a `with` or with the last reference."""
+class Owned:
+    """Something outside of Python's memory; freed by `close`, at the end of a `with` or with the last reference."""
+
+    _finalizer: weakref.finalize[..., Any]
+
+    def _require_open(self) -> None:
+        if not self._finalizer.alive:
+            raise ValueError(f"the {type(self).__name__} is closed")
+
+    def close(self) -> None:
+        """Frees it; a second call does nothing."""
+        self._finalizer()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Handle(Owned):
+    """An object of the library."""
 
     _free: str
 
@@ -269,18 +288,8 @@ class _Handle:
 
     @property
     def pointer(self) -> c_void_p:
-        if not self._finalizer.alive:
-            raise ValueError(f"the {type(self).__name__} is closed")
+        self._require_open()
         return self._pointer
-
-    def close(self) -> None:
-        """Frees it; a second call does nothing."""
-        self._finalizer()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class CompiledModel(_Handle):

@@ -1,4 +1,4 @@
-"""Where mossnet-tg keeps what it made and can make again."""
+"""Where mossnet-tg keeps what it made and can make again, and how a file gets there."""
 
 from __future__ import annotations
 
@@ -31,3 +31,14 @@ def make_writable(folder: Path) -> None:
     except OSError as e:
         hint = "set MOSSNET_CACHE_DIR to a folder that can be written"
         raise MossnetError(f"{folder}: the cache folder cannot be used: {e.strerror}", hint) from None
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file that appears when it is complete, or not at all. Raises OSError."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise

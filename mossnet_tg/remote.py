@@ -7,6 +7,7 @@ cable was cut, a kernel hangs. `Runner.restart` starts it anew; what the runner 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -32,6 +33,7 @@ from mossnet_tg.engine import (
     Library,
     Logits,
     ModelInfo,
+    Owned,
     SamplingStruct,
     Session,
     contiguous,
@@ -167,27 +169,34 @@ class Runner:
         device: str = "",
         cache_dir: str | os.PathLike[str] | None = None,
         timeout_s: float = 0,
+        keep: bool = True,
         progress: Callable[[str], None] = lambda step: None,
     ) -> RemoteModel:
         """Load a model.moss of this machine there; the arguments are those of `CompiledModel`.
 
         Where this machine's files are not seen it is sent, once: it stays there under a hash of what is in it.
         `cache_dir` is a folder there (None: one beside the models, and none on this machine). `timeout_s` is also what
-        a run may take on the processor: after that, and a second more, the runner ends.
+        a run may take on the processor: after that, and a second more, the runner ends. What was sent and is not to be
+        kept is removed when it is loaded.
         """
         if not 0 <= timeout_s <= _MOST_S:
             raise UsageError(f"timeout_s is {timeout_s}, expected 0 to {_MOST_S:.0f}")
         if cache_dir is None:
             cache_dir = "" if self.transport.shares_files else "programs"
-        name = os.fspath(Path(path).resolve()) if self.transport.shares_files else self._sent(Path(path), progress)
+        digest = None if self.transport.shares_files else self._sent(Path(path), progress)
+        name = os.fspath(Path(path).resolve()) if digest is None else f"{digest.hex()}.moss"
         try:
             return RemoteModel(self, name, allow_native, device, os.fsencode(cache_dir), timeout_s)
         except MossnetError as e:  # says of the file what it is called there, cut to so much
             reason = str(e).removeprefix(f"{name[:200]}: ")
             raise e if reason == str(e) else type(e)(f"{os.fspath(path)}: {reason}", e.hint) from None
+        finally:
+            if digest is not None and not keep:
+                with contextlib.suppress(DeviceError):  # what is lost says so itself
+                    self.connection.call(Request.REMOVE, digest)
 
-    def _sent(self, path: Path, progress: Callable[[str], None]) -> str:
-        """The name of a file there that is this one."""
+    def _sent(self, path: Path, progress: Callable[[str], None]) -> bytes:
+        """The hash by which a file is there that is this one."""
         try:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -197,7 +206,7 @@ class Runner:
                     self._send(file, digest, size, progress)
         except OSError as e:
             raise MossnetError(f"{path}: {e.strerror}") from None
-        return f"{digest.hex()}.moss"
+        return digest
 
     def _send(self, file: BinaryIO, digest: bytes, size: int, progress: Callable[[str], None]) -> None:
         for start in range(0, max(size, 1), _WINDOW):
@@ -215,8 +224,8 @@ class Runner:
                 raise MossnetError(f"{self.place}: {e}", self.transport.room(str(e))) from None
 
 
-class _Handle:
-    """Something that the runner made; freed by `close`, at the end of a `with` or with the last reference."""
+class _Handle(Owned):
+    """Something that the runner made; `close` frees it with the next request."""
 
     _free: Request
 
@@ -229,18 +238,8 @@ class _Handle:
     @property
     def number(self) -> bytes:
         """How requests name it."""
-        if not self._finalizer.alive:
-            raise ValueError(f"the {type(self).__name__} is closed")
+        self._require_open()
         return self._number
-
-    def close(self) -> None:
-        """Frees it, with the next request; a second call does nothing."""
-        self._finalizer()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class RemoteModel(_Handle):

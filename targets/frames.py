@@ -44,6 +44,7 @@ class Request(IntEnum):
     READ_BANDWIDTH = 4
     HAS = 5
     PUT = 6
+    REMOVE = 7
     LOAD = 16
     UNLOAD = 17
     META = 18

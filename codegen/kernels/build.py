@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -183,23 +184,10 @@ def barrier() -> None:
 
 _MAX_LOCAL_BYTES = 1 << 16
 
-_BYTES = {
-    "float32": 4,
-    "float16": 2,
-    "float16_bits": 2,
-    "bfloat16": 2,
-    "int32": 4,
-    "int64": 8,
-    "int8": 1,
-    "uint8": 1,
-    "bool": 1,
-    "uint32": 4,
-}
-
 
 def itemsize(dtype: str) -> int:
     """Bytes of one element."""
-    return _BYTES[dtype]
+    return np.dtype(storage(dtype)).itemsize
 
 
 def storage(dtype: str) -> str:

@@ -59,8 +59,7 @@ def _cpu(s: CpuSchedule, task: Task) -> _Fields:
 
 
 def _cpu_fits(s: CpuSchedule) -> bool:
-    longest = max(s.lanes, s.lanes * s.scan_vectors)
-    if s.group_size is not None and longest > _LONGEST_ITEM:
+    if s.group_size is not None and s.lanes * s.scan_vectors > _LONGEST_ITEM:
         return False
     return s.width % s.lanes == 0 and s.rows * s.width <= _STACK_FLOATS
 

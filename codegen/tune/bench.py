@@ -16,8 +16,10 @@ import numpy.typing as npt
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.backends import Code, backend
 from mossnet_tg.codegen.kernels.build import Generated, Param, itemsize
+from mossnet_tg.codegen.package import kernel_record, machine_meta
+from mossnet_tg.codegen.plan import ALIGN, align
 from mossnet_tg.engine import DECODE
-from mossnet_tg.targets.table import CpuTarget, Target
+from mossnet_tg.targets.table import Target
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -51,7 +53,8 @@ class Trial:
 
     @property
     def _found(self) -> dict[str, Param]:
-        return {p.name: p for kernel in self.kernels for p in kernel.params}
+        params = (p for kernel in self.kernels for p in kernel.params)
+        return {p.name: p for p in sorted(params, key=lambda p: p.n)}
 
 
 class Bench:
@@ -124,28 +127,19 @@ class _Plan:
         self.buffers.append(
             moss_file.Buffer(name, moss_file.Region.ARENA, moss_file.DType.U8, self.arena_bytes, n_bytes)
         )
-        self.arena_bytes += -(-n_bytes // _ALIGN) * _ALIGN
+        self.arena_bytes = align(self.arena_bytes + n_bytes)
         return len(self.buffers) - 1
 
     def _step(self, trial: int, kernel: Generated) -> None:
-        params = tuple(
-            moss_file.Param(
-                p.n * itemsize(p.dtype),
-                moss_file.Access(moss_file.Access.READ * p.read | moss_file.Access.WRITTEN * p.written),
-            )
-            for p in kernel.buffers
-        )
         name = kernel.name
-        local_bytes = self.code.local_bytes.get(name, 0)
-        made = moss_file.Kernel(name, params, *self.code.symbols[name], kernel.block, local_bytes)
         args = tuple(self.index[trial, p.name] for p in kernel.buffers)
         self.steps.append(moss_file.Step(len(self.kernels), args, kernel.grid, f"{trial}/{name}", kernel.small))
-        self.kernels.append(made)
+        self.kernels.append(kernel_record(kernel, self.code))
 
     def file(self) -> moss_file.MossFile:
         n = len(self.buffers)
         io = [
-            moss_file.Buffer(f"io{i}", moss_file.Region.IO, dtype, i * _ALIGN, 8)
+            moss_file.Buffer(f"io{i}", moss_file.Region.IO, dtype, i * ALIGN, 8)
             for i, dtype in enumerate((moss_file.DType.I32, moss_file.DType.I32, moss_file.DType.F32))
         ]
         kinds = (moss_file.EntryKind.DECODE, moss_file.EntryKind.PREFILL)
@@ -157,7 +151,7 @@ class _Plan:
             n_params=2,
             state_bytes=0,
             arena_bytes=self.arena_bytes,
-            io_bytes=len(io) * _ALIGN,
+            io_bytes=len(io) * ALIGN,
             weights_bytes=0,
             buffers=[*self.buffers, *io],
             kernels=self.kernels,
@@ -166,12 +160,5 @@ class _Plan:
                 moss_file.Entry(kind.name.lower(), kind, 0, len(self.steps), 1, 1, n, n + 1, n + 2) for kind in kinds
             ],
             code=self.code.code,
-            meta={
-                "driver": self.target.driver,
-                "features": ",".join(self.code.features),
-                **({"arch": self.target.arch} if isinstance(self.target, CpuTarget) else {}),
-            },
+            meta=machine_meta(self.target, self.code),
         )
-
-
-_ALIGN = 512  # as in the plan of a model

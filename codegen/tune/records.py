@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from mossnet_tg.codegen.tuning import Tuning
 from mossnet_tg.errors import ArtifactError, MossnetError
+from mossnet_tg.folders import write_whole
 
 if TYPE_CHECKING:
     from mossnet_tg.codegen.tune.measure import Choice, Outcome
@@ -273,6 +274,4 @@ def _plain(tasks: Mapping[str, Kept]) -> dict[str, Any]:
 
 
 def _write(path: Path, content: Any) -> None:
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -6,8 +6,9 @@ import re
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mossnet_tg.codegen.tune.crew import Crew
 from mossnet_tg.codegen.tune.measure import Limits, Measurer, Place, Subject
 from mossnet_tg.codegen.tune.records import Choices, Kept, Records
 from mossnet_tg.codegen.tune.shelf import Found
-from mossnet_tg.codegen.tune.tuner import Trial, Tuned, Tuner, subjects
+from mossnet_tg.codegen.tune.tuner import Pick, Trial, Tuner, subjects
 from mossnet_tg.codegen.tune.twin import Twin
 from mossnet_tg.codegen.tune.wish import Wish, wanted
 from mossnet_tg.codegen.tuning import matrix_key
@@ -32,9 +33,13 @@ from mossnet_tg.weights.checkpoint import Checkpoint
 
 # Of the time that is given, for the last runs beside the defaults.
 _LAST = 0.2
-_DECODED, _ROUNDS = 24, 9
+_ROUNDS, _FEW_ROUNDS, _BURST_S, _WARM = 9, 5, 0.2, 4
+# How often an entry's steps are timed at once.
+_REPS = {EntryKind.DECODE: 20, EntryKind.PREFILL: 5}
 # Of a token's time, what a round trip to the device may take.
 _NEAR = 0.25
+# What a pick must win of a token's time to be tried by itself.
+_LEAST = 0.002
 _LAYER = re.compile(r"layers\.\d+\.")
 
 
@@ -75,9 +80,17 @@ class Report:
     tuned_s: float = 0.0
     kept: bool = False
     n_discarded: int = 0
-    n_remembered: int = 0
     n_devices: int = 1
-    ended: Mapping[str, int] = field(default_factory=dict)  # how many trials ended how
+
+    @property
+    def n_remembered(self) -> int:
+        """Trials that were known before."""
+        return sum(trial.remembered for trial in self.trials)
+
+    @property
+    def ended(self) -> dict[str, int]:
+        """How many trials ended how."""
+        return dict(Counter(trial.outcome.status for trial in self.trials))
 
 
 def tune(
@@ -105,12 +118,8 @@ def tune(
         twin_file = cached(checkpoint, host, options, progress)
         default_file = cached(checkpoint, target, options, progress)
         progress("planning")
-        twin_plan, plan, schedule = (
-            _plan(checkpoint, host, options),
-            _plan(checkpoint, target, options),
-            backend(target).schedule(target),
-        )
-        twin = Twin(checkpoint, twin_plan, twin_file)
+        twin = Twin(checkpoint, _plan(checkpoint, host, options), twin_file)
+        plan, schedule = _plan(checkpoint, target, options), backend(target).schedule(target)
 
         def measurer(place: Place) -> Measurer:
             own = Path(tempfile.mkdtemp(dir=folder))
@@ -121,29 +130,31 @@ def tune(
         step_s = crew.anywhere(lambda m: _step_s(m.place, default_file, n_threads))
         found = subjects(plan, twin, step_s, schedule, wish.seed)
         tried = [s for s in found if _is_wanted(s, wish)]
+        others = [s for s in found if not _is_wanted(s, wish)]
         trials: list[Trial] = []
 
         def note(trial: Trial) -> None:
             trials.append(trial)
             told(trial)
 
-        tuner = Tuner(tried, crew, records, wish.seed, note)
-        tuner.started = started
+        tuner = Tuner(tried, others, crew, records, wish.seed, started, note)
         tuner.run(wish.time_s * (1 - _LAST), wish.n_trials)
         progress("choices beside the defaults")
-        tuned = tuner.conclude()
-        report = _report(plan, found, tuned, trials, crew)
-        report.n_discarded, report.n_devices = crew.n_discarded, len(crew.measurers)
-        if tuned.choices:
-            choices = _choices(found, tuned)
-            progress("compiling with the choices")
-            path = folder / "tuned.moss"
-            compile_checkpoint(checkpoint, target, path, options, progress, Found(choices, "this run's"))
+        picks = used = tuner.conclude()
+        report = Report(_rows(plan, found, trials, crew), trials, 0.0)
+        whole = _Whole(checkpoint, target, options, crew, default_file, folder / "tuned.moss", n_threads, plan.chunk)
+        if picks:
             progress("end to end")
-            crew.anywhere(lambda m: _end_to_end(report, m.place, default_file, path, n_threads, plan.chunk))
-            report.kept = report.ratio > 1.0
-            if report.kept:
-                records.keep(choices)
+            whole.compare(_choices(found, picks), report)
+            if report.ratio <= 1.0:
+                picks = whole.chosen_one_by_one(found, picks, progress)
+                if picks:
+                    whole.compare(_choices(found, picks), report)
+            if report.ratio > 1.0:
+                report.kept, used = True, picks
+                records.keep(_choices(found, picks))
+        report.rows = [_chosen(row, used) for row in report.rows]
+        report.n_discarded, report.n_devices = crew.n_discarded, len(crew.measurers)
         twin.close()
         report.seconds = time.monotonic() - started
         return report
@@ -155,10 +166,8 @@ def _plan(checkpoint: Checkpoint, target: Target, options: CompileOptions) -> Pl
 
 def _step_s(place: Place, path: Path, n_threads: int) -> dict[EntryKind, Any]:
     """Seconds of each step with the defaults."""
-    with place.load(path) as model, model.session(n_threads) as session:
-        return {
-            kind: session.profile(int(kind), reps) for kind, reps in ((EntryKind.DECODE, 20), (EntryKind.PREFILL, 5))
-        }
+    with place.load_whole(path) as model, model.session(n_threads) as session:
+        return {kind: session.profile(int(kind), reps) for kind, reps in _REPS.items()}
 
 
 def _is_wanted(subject: Subject, wish: Wish) -> bool:
@@ -166,47 +175,38 @@ def _is_wanted(subject: Subject, wish: Wish) -> bool:
     return wanted(wish.kernels, task.kernel_class, task.n_tokens)
 
 
-def _choices(found: list[Subject], tuned: Tuned) -> Choices:
+def _choices(found: list[Subject], picks: Sequence[Pick]) -> Choices:
     """What was chosen, as records keep it."""
+    matrices = {s.workload.task.text: s.workload.task.matrices for s in found}
     tasks = {}
-    for subject in found:
-        task = subject.workload.task
-        if task.text in tuned.choices:
-            choice = tuned.choices[task.text]
-            widths = {matrix_key(*m): choice.width for m in task.matrices} if choice.width else {}
-            seconds = tuned.default_s[task.text], tuned.tuned_s[task.text]
-            tasks[task.text] = Kept(dict(choice.fields), widths, *seconds)
-    return Choices(tasks, dict(tuned.widths))
+    for chosen in (chosen for pick in picks for chosen in pick.chosen):
+        width = chosen.choice.width
+        widths = {matrix_key(*m): width for m in matrices[chosen.task]} if width else {}
+        tasks[chosen.task] = Kept(dict(chosen.choice.fields), widths, chosen.default_s, chosen.tuned_s)
+    return Choices(tasks, {key: width for pick in picks for key, width in pick.widths.items()})
 
 
-def _report(plan: Plan, found: list[Subject], tuned: Tuned, trials: list[Trial], crew: Crew) -> Report:
+def _rows(plan: Plan, found: list[Subject], trials: list[Trial], crew: Crew) -> list[Row]:
+    """Every task with its default."""
     names = {use.workload.task.text: _name(plan, use) for use in reversed(plan.uses)}
     rows = []
     for subject in found:
         task = subject.workload.task
-        default_s = tuned.default_s.get(task.text) or crew.default_s(task.text) or subject.default_s
-        tuned_s = tuned.tuned_s.get(task.text, default_s)
+        seconds = crew.default_s(task.text) or subject.default_s
         n_trials = sum(t.task == task.text for t in trials)
-        fields = dict(tuned.choices[task.text].fields) if task.text in tuned.choices else {}
-        if task.text in tuned.choices and tuned.choices[task.text].width:
-            fields["width"] = tuned.choices[task.text].width
-        rows.append(
-            Row(
-                task.text,
-                names[task.text],
-                task.kernel_class,
-                task.n_tokens,
-                subject.weight,
-                default_s,
-                tuned_s,
-                n_trials,
-                fields,
-            )
-        )
-    ended: dict[str, int] = {}
-    for trial in trials:
-        ended[trial.outcome.status] = ended.get(trial.outcome.status, 0) + 1
-    return Report(rows, trials, 0.0, n_remembered=sum(t.remembered for t in trials), ended=ended)
+        name = names[task.text]
+        rows.append(Row(task.text, name, task.kernel_class, task.n_tokens, subject.weight, seconds, seconds, n_trials))
+    return rows
+
+
+def _chosen(row: Row, picks: Sequence[Pick]) -> Row:
+    """The row with what was chosen for it."""
+    chosen = next((c for pick in picks for c in pick.chosen if c.task == row.task), None)
+    if chosen is None:
+        return row
+    width = {"width": chosen.choice.width} if chosen.choice.width else {}
+    fields = {**chosen.choice.fields, **width}
+    return replace(row, default_s=chosen.default_s, tuned_s=chosen.tuned_s, fields=fields)
 
 
 def _name(plan: Plan, use: Any) -> str:
@@ -215,19 +215,84 @@ def _name(plan: Plan, use: Any) -> str:
     return _LAYER.sub("", plan.steps[first].label)
 
 
-def _end_to_end(report: Report, place: Place, default: Path, tuned: Path, n_threads: int, chunk: int) -> None:
-    """Both models decode and read prompts in turns; where the way there would be most of it, their steps are timed."""
-    with place.load(default) as a, place.load(tuned) as b, a.session(n_threads) as x, b.session(n_threads) as y:
-        ids = np.arange(chunk, dtype=np.int32) % a.info.vocab_size
-        prefill_s, decode_s = (_prefill_steps_s, _decode_steps_s) if _is_far(x) else (_prefill_s, _decode_s)
-        times: dict[str, list[list[float]]] = {"decode": [], "prefill": []}
-        for _ in range(_ROUNDS):
-            times["prefill"].append([prefill_s(session, ids) for session in (x, y)])
-            times["decode"].append([decode_s(session) for session in (x, y)])
-        report.ratio = statistics.median(a / b for a, b in times["decode"])
-        report.prefill_ratio = statistics.median(a / b for a, b in times["prefill"])
-        report.default_s = statistics.median(a for a, _ in times["decode"])
-        report.tuned_s = statistics.median(b for _, b in times["decode"])
+@dataclass
+class _Whole:
+    """The whole model with choices, beside the one with the defaults, both as `generate` runs them; where the way to the
+    device would be most of it, their steps are timed.
+    """
+
+    checkpoint: Checkpoint
+    target: Target
+    options: CompileOptions
+    crew: Crew
+    default: Path
+    tuned: Path
+    n_threads: int
+    chunk: int
+
+    def compare(self, choices: Choices, report: Report) -> None:
+        """Note in `report` what a token and a prompt take."""
+        decode, prefill = self._times(choices, _ROUNDS, [EntryKind.DECODE, EntryKind.PREFILL])
+        report.ratio, report.prefill_ratio = (statistics.median(a / b for a, b in pairs) for pairs in (decode, prefill))
+        report.default_s = statistics.median(a for a, _ in decode)
+        report.tuned_s = statistics.median(b for _, b in decode)
+
+    def chosen_one_by_one(
+        self, found: list[Subject], picks: Sequence[Pick], progress: Callable[[str], None]
+    ) -> list[Pick]:
+        """The picks that make the whole faster, one after the other: beside its neighbours a kernel may take longer
+        than by itself, for what it leaves to them in caches and of threads.
+        """
+        weights = {s.workload.task.text: s.weight for s in found}
+
+        def gain(pick: Pick) -> float:
+            return sum(weights[c.task] * (1 - c.tuned_s / c.default_s) for c in pick.chosen)
+
+        kept: list[Pick] = []
+        best = 1.0
+        for i, pick in enumerate(likely := [p for p in sorted(picks, key=gain, reverse=True) if gain(p) >= _LEAST]):
+            progress(f"end to end, {i + 1} of {len(likely)}")
+            (times,) = self._times(_choices(found, [*kept, pick]), _FEW_ROUNDS, [EntryKind.DECODE])
+            ratio = statistics.median(a / b for a, b in times)
+            if ratio > best:
+                kept, best = [*kept, pick], ratio
+        return kept
+
+    def _times(
+        self, choices: Choices, n_rounds: int, what: Sequence[EntryKind]
+    ) -> list[list[tuple[float, float]]]:
+        """(seconds with the defaults, with the choices) of each round, for each entry that is timed."""
+        found = Found(choices, "this run's")
+        compile_checkpoint(self.checkpoint, self.target, self.tuned, self.options, lambda step: None, found)
+
+        def timed(measurer: Measurer) -> list[list[tuple[float, float]]]:
+            load, n = measurer.place.load_whole, self.n_threads
+            with load(self.default) as a, load(self.tuned) as b, a.session(n) as x, b.session(n) as y:
+                near = {EntryKind.DECODE: _decode_s, EntryKind.PREFILL: self._prefill_s}
+                far = _is_far(x)
+                clocks = [_steps_s(kind) if far else near[kind] for kind in what]
+                return [[(clock(x), clock(y)) for _ in range(n_rounds)] for clock in clocks]
+
+        return self.crew.anywhere(timed)
+
+    def _prefill_s(self, session: Any) -> float:
+        ids = np.arange(self.chunk, dtype=np.int32) % session.model.info.vocab_size
+        session.reset()
+        start = time.perf_counter()
+        _ = np.asarray(session.prefill(ids))[0]
+        return time.perf_counter() - start
+
+
+def _decode_s(session: Any) -> float:
+    """Seconds of a token, of as many as a burst has time for; the first ones bring caches and threads back."""
+    burst_s, n = 0.0, -_WARM
+    while burst_s < _BURST_S or n < _WARM:
+        start = time.perf_counter()
+        _ = np.asarray(session.decode(max(n, 0) % 64, copy=False))[0]
+        if n >= 0:
+            burst_s += time.perf_counter() - start
+        n += 1
+    return burst_s / n
 
 
 def _is_far(session: Any) -> bool:
@@ -237,26 +302,9 @@ def _is_far(session: Any) -> bool:
         start = time.perf_counter()
         _ = session.position
         times.append(time.perf_counter() - start)
-    return statistics.median(times) > _NEAR * _decode_steps_s(session)
+    return statistics.median(times) > _NEAR * _steps_s(EntryKind.DECODE)(session)
 
 
-def _prefill_steps_s(session: Any, ids: Any) -> float:
-    return float(session.profile(int(EntryKind.PREFILL), 1).sum())
-
-
-def _decode_steps_s(session: Any) -> float:
-    return float(session.profile(int(EntryKind.DECODE), _DECODED).sum())
-
-
-def _prefill_s(session: Any, ids: Any) -> float:
-    session.reset()
-    start = time.perf_counter()
-    _ = np.asarray(session.prefill(ids))[0]
-    return time.perf_counter() - start
-
-
-def _decode_s(session: Any) -> float:
-    start = time.perf_counter()
-    for token in range(_DECODED):
-        _ = np.asarray(session.decode(token, copy=False))[0]
-    return (time.perf_counter() - start) / _DECODED
+def _steps_s(kind: EntryKind) -> Callable[[Any], float]:
+    """A clock for an entry: the seconds of its steps, as the device has them."""
+    return lambda session: float(session.profile(int(kind), _REPS[kind]).sum())

@@ -152,7 +152,7 @@ class _Mutator(ms.mutator.PyMutator):  # type: ignore[misc]
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self.seed, self.random = seed, random.Random(seed)
+        self.random = random.Random(seed)
 
     def _initialize_with_tune_context(self, context: Any) -> None:
         pass
@@ -195,15 +195,6 @@ class _Additive(ms.cost_model.PyCostModel):  # type: ignore[misc]
 
     def _row(self, fields: Mapping[str, int]) -> list[float]:
         return [float(fields[name] == value) for name, value in self.columns]
-
-    def load(self, path: str) -> None:
-        raise NotImplementedError
-
-    def save(self, path: str) -> None:
-        raise NotImplementedError
-
-    def update(self, context: Any, candidates: Any, results: Any) -> None:
-        """`learn` does this: only it knows what was measured."""
 
     def predict(self, context: Any, candidates: Sequence[Any]) -> npt.NDArray[np.float64]:
         return -np.array([np.dot(self._row(fields_of(c.sch)), self.weights) for c in candidates], np.float64)

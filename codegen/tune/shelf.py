@@ -7,7 +7,6 @@ recorded with another version is shown and not used.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -19,7 +18,9 @@ from pathlib import Path
 
 import mossnet_tg
 from mossnet_tg.codegen.tune.records import Choices, Device, Records
+from mossnet_tg.codegen.tuning import SCHEDULES
 from mossnet_tg.errors import ArtifactError, MossnetError
+from mossnet_tg.folders import write_whole
 from mossnet_tg.targets import devices
 from mossnet_tg.targets.host import Host, this_machine
 from mossnet_tg.targets.table import CpuTarget, Target, parse_target
@@ -62,7 +63,7 @@ def records_folder() -> Path:
 @cache
 def compiler() -> str:
     """What records are good for on the compiler's side: its schedules and TVM."""
-    return f"mossnet-tg {mossnet_tg.__version__}, tvm {version('apache-tvm')}"
+    return f"schedules {SCHEDULES}, tvm {version('apache-tvm')}"
 
 
 def _device(target: Target, facts: Mapping[str, str], n_cpus: int) -> Device:
@@ -89,17 +90,20 @@ def lookup(target: Target, name: str, host: Host | None = None) -> Found:
     device = device_for(target, name, host or this_machine())
     if device is not None:
         return find(device)
-    named = (found.device for _, found in _readable() if name and name.lower() in found.device.name.lower())
+    named = (d for _, _, d in _readable() if name and name.lower() in d.name.lower())
     fitting = (d for d in named if (d.target, d.compiler) == (target.name, compiler()))
     anybody = Device(target.name, target.driver, ANY, ANY, 0, compiler())
     return find(next(fitting, anybody))
 
 
-def _readable() -> Iterator[tuple[str, Records]]:
+def _readable() -> Iterator[tuple[str, Records, Device]]:
+    """What `shelved` has, with the device, where that can be read."""
     for whose, records in shelved():
-        with contextlib.suppress(ArtifactError):
-            _ = records.device
-            yield whose, records
+        try:
+            device = records.device
+        except ArtifactError:
+            continue
+        yield whose, records, device
 
 
 def shelved() -> Iterator[tuple[str, Records]]:
@@ -121,8 +125,7 @@ def find(device: Device) -> Found:
     ArtifactError for records that fit and are damaged.
     """
     order: list[tuple[int, Found]] = []
-    for whose, records in _readable():
-        known = records.device
+    for whose, records, known in _readable():
         if known == device:
             order.append((0 if whose == "yours" else 1, Found(records.choices(), f"{whose} for {known.name}")))
         elif whose != "yours" and known == _open(device):
@@ -153,12 +156,9 @@ def why_not(recorded: Device) -> str:
 def export(records: Records, path: Path) -> None:
     """One JSON file with everything of a device's records."""
     content = {"mossnet-tg records": 1, "files": {p.name: p.read_text() for p in _files(records.folder)}}
-    unfinished = path.with_name(f".{path.name}.tmp")
     try:
-        unfinished.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, json.dumps(content) + "\n")
     except OSError as e:
-        unfinished.unlink(missing_ok=True)
         raise MossnetError(f"{path}: cannot be written: {e.strerror}") from None
 
 

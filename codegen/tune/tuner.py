@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,14 +70,25 @@ class Step:
         return self.wanted[0][0].subject
 
 
-@dataclass
-class Tuned:
-    """What a run found: by task the choice, and what default and choice took side by side."""
+@dataclass(frozen=True)
+class Chosen:
+    """A task's choice, and what default and choice took side by side."""
 
-    choices: dict[str, Choice] = field(default_factory=dict)
-    default_s: dict[str, float] = field(default_factory=dict)
-    tuned_s: dict[str, float] = field(default_factory=dict)
-    widths: dict[str, int] = field(default_factory=dict)
+    task: str
+    choice: Choice
+    default_s: float
+    tuned_s: float
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Choices that are used together or not at all: of one task, or of all that read the same matrices, whose panels
+    are as wide as `widths` says. `ratio`: how many times as fast they are together, by their shares.
+    """
+
+    chosen: tuple[Chosen, ...]
+    widths: Mapping[str, int]
+    ratio: float
 
 
 def subjects(
@@ -106,20 +117,24 @@ def subjects(
 
 
 class Tuner:
-    """Searches for `subjects` until time or trials are over; what the records know is not measured again."""
+    """Searches for `subjects` until time or trials are over; what the records know is not measured again. `others` are
+    not tried: matrices that they read keep their widths. `started`: the time.monotonic() from which time is counted.
+    """
 
     def __init__(
         self,
         subjects: Sequence[Subject],
+        others: Sequence[Subject],
         crew: Crew,
         records: Records,
         seed: int,
-        told: Callable[[Trial], None] = lambda trial: None,
+        started: float,
+        told: Callable[[Trial], None],
     ) -> None:
-        self.crew, self.records, self.told = crew, records, told
-        self.started = time.monotonic()
+        self.crew, self.records, self.started, self.told = crew, records, started, told
         self.n_left: int | None = None
-        self.tracks = [track for subject in subjects for track in _tracks(subject, seed)]
+        fixed = {matrix_key(*m) for subject in others for m in subject.workload.task.matrices}
+        self.tracks = [track for subject in subjects for track in _tracks(subject, seed, fixed)]
         self._unmet = deque({id(t.subject): t.subject for t in self.tracks}.values())
         self._running: dict[Batch, Step] = {}
 
@@ -245,65 +260,58 @@ class Tuner:
 
     # ---- what is kept
 
-    def conclude(self) -> Tuned:
-        """For each task, and for all tasks of the same matrices together, the best choice, where it beats the default
-        in a last run of both.
-        """
-        tuned = Tuned()
-        keys = dict.fromkeys(_key(t.subject) for t in self.tracks if t.width)
-        for key in keys:
+    def conclude(self) -> list[Pick]:
+        """What beats the defaults in a last run of both."""
+        picks = []
+        for key in dict.fromkeys(_key(t.subject) for t in self.tracks if t.width):
             costs = self._costs(key)
-            order = sorted(costs, key=lambda width: costs[width])
             default = next(t.subject.default.width for t in self.tracks if t.width and _key(t.subject) == key)
-            for width in dict.fromkeys((order[0], default)):
+            for width in dict.fromkeys((min(costs, key=lambda width: costs[width]), default)):
                 group = [t for t in self.tracks if t.width == width and _key(t.subject) == key]
-                if all(t.best is not None for t in group) and self._keep(tuned, group, together=width != default):
-                    tuned.widths[key] = width
+                if found := list(self._picks(group, {key: width}, together=width != default)):
+                    picks += found
                     break
-        self._keep(tuned, [t for t in self.tracks if not t.width], together=False)
-        return tuned
+        return [*picks, *self._picks([t for t in self.tracks if not t.width], {}, together=False)]
 
-    def _keep(self, tuned: Tuned, tracks: Sequence[Track], together: bool) -> bool:
-        """Whether any choice is kept; `together`: all of them or none."""
-        pairs = {id(t): self._paired(t) for t in tracks if t.best is not None}
-        if together:
-            before = sum(t.subject.weight for t in tracks)
-            after = sum(t.subject.weight * pairs[id(t)][1] / pairs[id(t)][0] for t in tracks)
-            kept = list(tracks) if after < _KEPT * before else []
-        else:
-            kept = [t for t in tracks if id(t) in pairs and pairs[id(t)][1] < _KEPT * pairs[id(t)][0]]
-        for track in kept:
-            text = track.subject.workload.task.text
-            assert track.best is not None
-            tuned.choices[text] = track.best
-            tuned.default_s[text], tuned.tuned_s[text] = pairs[id(track)]
-        return bool(kept)
+    def _picks(self, tracks: Sequence[Track], widths: Mapping[str, int], together: bool) -> Iterator[Pick]:
+        """The picks of some tracks; `together`: one of all, or none."""
+        if together and any(t.best is None for t in tracks):
+            return
+        measured = [(t, self._paired(t)) for t in tracks if t.best is not None]
+        for group in [measured] if together else [[one] for one in measured]:
+            before = sum(t.subject.weight for t, _ in group)
+            after = sum(t.subject.weight * chosen.tuned_s / chosen.default_s for t, chosen in group)
+            if after < _KEPT * before:
+                yield Pick(tuple(chosen for _, chosen in group), widths, before / after)
 
-    def _paired(self, track: Track) -> tuple[float, float]:
-        """Seconds of the default and of the best choice, in turns."""
+    def _paired(self, track: Track) -> Chosen:
+        """The best choice and the default, in turns."""
         assert track.best is not None
+        text = track.subject.workload.task.text
         if track.best == track.subject.default:
-            seconds = self.crew.default_s(track.subject.workload.task.text) or 1.0
-            return seconds, seconds
+            seconds = self.crew.default_s(text) or track.subject.default_s
+            return Chosen(text, track.best, seconds, seconds)
         found = [self.crew.pair(track.subject, track.best) for _ in range(_FINAL_ROUNDS)]
         ratio = float(np.median([tuned / default for default, tuned in found]))
         default = float(np.median([default for default, _ in found]))
-        return default, default * ratio
+        return Chosen(text, track.best, default, default * ratio)
 
 
 def _key(subject: Subject) -> str:
     return matrix_key(*subject.workload.task.matrices[0])
 
 
-def _tracks(subject: Subject, seed: int) -> Iterator[Track]:
+def _tracks(subject: Subject, seed: int, fixed: Collection[str]) -> Iterator[Track]:
     """One for each width, or one of width 0; none for what leaves no choice."""
     task = subject.workload.task
     of_task = subject.schedule.of_task(task)
+    keys = {matrix_key(*m) for m in task.matrices}
     # Matrices that lie differently would need a width each: no kernel of ours reads such.
-    alike = len({matrix_key(*m) for m in task.matrices}) == 1
+    alike = len(keys) == 1
     fields = space(of_task, task)
     several = any(len(values) > 1 for values in fields.values())
-    for width in (widths(of_task, task) if alike else ()) or (0,):
+    tried = widths(of_task, task) if alike else ()
+    for width in (of_task.width,) if keys & set(fixed) else tried or (0,):
 
         def fitting(chosen: Mapping[str, int], width: int = width) -> bool:
             return fits(subject.tuned(Choice(chosen, width)).of_task(task), task)

@@ -82,7 +82,3 @@ class Twin:
         if name not in self._values:
             self._values[name] = value(self.checkpoint, w.prefix, w.parameter)
         return panels.pack(self._values[name]) if w.matrix else self._values[name]
-
-    def forget(self) -> None:
-        """The weights that were read."""
-        self._values.clear()

@@ -1,9 +1,9 @@
 #include "frames.h"
 
-#include <errno.h>
+#include "whole.h"
+
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "frames are written as the machine stores numbers"
@@ -20,26 +20,6 @@ static uint32_t u32_at(const unsigned char *at) {
 bool mn_frame_parse(const unsigned char header[MN_FRAME_HEADER], mn_frame *out) {
     *out = (mn_frame){u32_at(header + 4), u32_at(header + 8), u32_at(header + 12), u32_at(header + 16)};
     return !memcmp(header, MAGIC, sizeof MAGIC) && out->bytes <= MN_FRAME_MAX_BYTES;
-}
-
-bool mn_read_all(int fd, void *out, size_t bytes) {
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = read(fd, (char *)out + done, bytes - done);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return false;
-        done += (size_t)n;
-    }
-    return true;
-}
-
-bool mn_write_all(int fd, const void *in, size_t bytes) {
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = write(fd, (const char *)in + done, bytes - done);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return false;
-        done += (size_t)n;
-    }
-    return true;
 }
 
 bool mn_frame_send(int fd, uint32_t type, uint32_t seq, const void *payload, size_t bytes) {

@@ -25,9 +25,6 @@ typedef struct mn_frame {
 /* False for what is no frame, or a longer one than is allowed. */
 bool mn_frame_parse(const unsigned char header[MN_FRAME_HEADER], mn_frame *out);
 
-/* Whether all bytes came or went; false at the end of the stream. */
-bool mn_read_all(int fd, void *out, size_t bytes);
-bool mn_write_all(int fd, const void *in, size_t bytes);
 bool mn_frame_send(int fd, uint32_t type, uint32_t seq, const void *payload, size_t bytes);
 
 /* A payload being read. Whatever is asked for beyond its end is 0 or NULL, and `ok` is false from then on. */

@@ -1,6 +1,7 @@
 #include "program_cache.h"
 
 #include "crc.h"
+#include "whole.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -42,34 +43,14 @@ static bool path_of(char out[MAX_PATH], const char *folder, const mn_cache_key *
     return n > 0 && n < MAX_PATH;
 }
 
-static bool read_all(int fd, void *out, size_t bytes) {
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = read(fd, (char *)out + done, bytes - done);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return false;
-        done += (size_t)n;
-    }
-    return true;
-}
-
-static bool write_all(int fd, const void *in, size_t bytes) {
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = write(fd, (const char *)in + done, bytes - done);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return false;
-        done += (size_t)n;
-    }
-    return true;
-}
-
 static void *read_file(int fd, const mn_cache_key *key, size_t *bytes) {
     header h;
     struct stat info;
-    if (!read_all(fd, &h, sizeof h) || memcmp(h.magic, MAGIC, sizeof h.magic) || memcmp(&h.key, key, sizeof *key) ||
+    if (!mn_read_all(fd, &h, sizeof h) || memcmp(h.magic, MAGIC, sizeof h.magic) || memcmp(&h.key, key, sizeof *key) ||
         h.bytes > MAX_BYTES || fstat(fd, &info) || (uint64_t)info.st_size != sizeof h + h.bytes)
         return NULL;
     void *data = malloc(h.bytes ? (size_t)h.bytes : 1);
-    if (data && read_all(fd, data, (size_t)h.bytes) && mn_crc32(data, h.bytes) == h.crc) {
+    if (data && mn_read_all(fd, data, (size_t)h.bytes) && mn_crc32(data, h.bytes) == h.crc) {
         *bytes = (size_t)h.bytes;
         return data;
     }
@@ -98,7 +79,7 @@ bool mn_cache_store(const char *folder, const mn_cache_key *key, const void *dat
     memcpy(h.magic, MAGIC, sizeof h.magic);
     int fd = open(unfinished, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return false;
-    bool stored = write_all(fd, &h, sizeof h) && write_all(fd, data, bytes);
+    bool stored = mn_write_all(fd, &h, sizeof h) && mn_write_all(fd, data, bytes);
     stored = !close(fd) && stored && !rename(unfinished, path);
     if (!stored) unlink(unfinished);
     return stored;

@@ -99,6 +99,11 @@ static mossnet_status answer_put(call *c) {
     return status;
 }
 
+static mossnet_status answer_remove(call *c) {
+    mn_store_remove(c->a[0].hash);
+    return MOSSNET_OK;
+}
+
 /* ---- Models ---- */
 
 static mossnet_status answer_load(call *c) {

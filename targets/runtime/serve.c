@@ -2,6 +2,7 @@
 
 #include "requests.h"
 #include "watchdog.h"
+#include "whole.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 #include "store.h"
 
-#include "frames.h"
+#include "whole.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +23,12 @@ bool mn_store_has(const uint8_t hash[MN_SHA256_BYTES], uint64_t total) {
     struct stat info;
     mn_store_name(hash, name);
     return !stat(name, &info) && S_ISREG(info.st_mode) && (uint64_t)info.st_size == total;
+}
+
+void mn_store_remove(const uint8_t hash[MN_SHA256_BYTES]) {
+    char name[MN_STORE_NAME];
+    mn_store_name(hash, name);
+    unlink(name);
 }
 
 void mn_store_drop(mn_store *store) {

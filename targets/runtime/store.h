@@ -23,6 +23,8 @@ typedef struct mn_store {
 void mn_store_name(const uint8_t hash[MN_SHA256_BYTES], char out[MN_STORE_NAME]);
 /* Whether it is there, whole. */
 bool mn_store_has(const uint8_t hash[MN_SHA256_BYTES], uint64_t total);
+/* A model that was loaded from it goes on. */
+void mn_store_remove(const uint8_t hash[MN_SHA256_BYTES]);
 /* The next piece of a file of `total` bytes; the one at offset 0 begins it, and what was begun before is forgotten.
  * With the last piece the file gets its name. A failure ends the upload, and nothing is left of it. */
 mossnet_status mn_store_put(mn_store *store, const uint8_t hash[MN_SHA256_BYTES], uint64_t total, uint64_t offset,

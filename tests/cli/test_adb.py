@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mossnet_tg
+from mossnet_tg.codegen.tune.records import Records
 from mossnet_tg.engine import Library
 from mossnet_tg.errors import DeviceError, MossnetError, UsageError
 from mossnet_tg.remote import Runner
@@ -51,6 +52,36 @@ def test_doctor_and_bench(run: Run, tiny: Path, moss: Path, plug: Phones) -> Non
     assert found.exit_code == 0 and "pass: " in found.stdout, found.stderr
     found = run("bench", moss, "--allow-native", "--device", "adb:", "-p", "0", "-n", "3", "-r", "1")
     assert found.exit_code == 0 and "tg3" in found.stdout, found.stderr
+
+
+@pytest.fixture
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of records of its own, for what is started too."""
+    monkeypatch.setenv("MOSSNET_RECORDS_DIR", str(tmp_path / "records"))
+    return tmp_path / "records"
+
+
+def test_tune(records: Path, run: Run, tiny: Path, plug: Phones) -> None:
+    serial = plug.plug_in()
+    args = ("--target", "cpu", "--kernels", "conv,norm", "--trials", "4", "--chunk", "8", "--json")
+    found = run("tune", tiny, "--device", f"adb:{serial}", *args)
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["ended"] == {"ok": 4}
+
+
+def test_unplugged_while_it_is_tuned(records: Path, plug: Phones, start: Start, tiny: Path) -> None:
+    """What was measured until then is kept."""
+    serial = plug.plug_in()
+    process = start("tune", tiny, "--device", "adb:", "--target", "cpu", "--chunk", "8", "--time", "5m")
+    deadline = time.monotonic() + 120
+    while not any('"status"' in path.read_text() for path in records.glob("*/trials.jsonl")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    plug.unplug(serial)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3 and b"Traceback" not in said and b"error: " in said
+    (folder,) = records.iterdir()
+    assert Records(folder).n_trials() > 0
 
 
 def test_unplugged_in_the_middle(plug: Phones, start: Start, moss: Path) -> None:

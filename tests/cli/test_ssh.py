@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import mossnet_tg
+from mossnet_tg.codegen.tune.records import Choices, Kept, Records
 from mossnet_tg.engine import Library
 from mossnet_tg.errors import DeviceError, MossnetError, UsageError
 from mossnet_tg.remote import Runner
@@ -63,6 +64,24 @@ def test_generate(run: Run, tiny: Path, moss: Path, box: Server) -> None:
     again = run("generate", "-m", tiny, "--device", PLACE, PROMPT, "-n", "20", "--temp", "0.8", "--seed", "3", "-v")
     assert again.stdout == here.stdout and files(box) == there
     assert f"connecting to {PLACE}" in again.stderr and "sending" not in again.stderr
+
+
+def test_tune(run: Run, tiny: Path, box: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials run there and leave nothing there; the records are kept here, and used there."""
+    monkeypatch.setenv("MOSSNET_RECORDS_DIR", str(tmp_path / "records"))
+    args = ("tune", tiny, "--device", PLACE, "--kernels", "scan", "--trials", "12", "--chunk", "8", "--json")
+    before = files(box) if (box.folder / Library.default().version).exists() else []
+    found = run(*args)
+    assert found.exit_code == 0, found.stderr
+    told = json.loads(found.stdout)
+    assert told["ended"] == {"ok": 12} and told["device"]["name"] == cpu_name()
+    left = {name for name in files(box) if name.endswith(".moss")} - set(before)
+    assert len(left) <= 2  # the model with the defaults, and with the choices
+    records = Records(Path(told["records"]))
+    task = next(k["task"] for k in told["kernels"] if k["kernel_class"] == "product" and k["n_tokens"] == 1)
+    records.keep(Choices({task: Kept({"unroll_k": 3}, {}, 2e-6, 1e-6)}))
+    used = run("generate", "-m", tiny, "--chunk", "8", "--device", PLACE, PROMPT, "-n", "3", "-v")
+    assert used.exit_code == 0 and "with the records of tuning: yours for " in used.stderr
 
 
 def test_a_model_file(run: Run, moss: Path) -> None:

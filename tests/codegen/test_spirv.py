@@ -17,21 +17,23 @@ import torch
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.emit.spirv import Spirv, emit, source
 from mossnet_tg.codegen.kernels import build, maths
 from mossnet_tg.codegen.kernels.build import Frame, Generated, Param, Size, barrier, group_kernel, local, vector
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.plan import make_plan
 from mossnet_tg.codegen.schedules import CpuSchedule, GpuSchedule, Schedule
-from mossnet_tg.engine import DECODE, CompiledModel, Library
+from mossnet_tg.codegen.tune.bench import Bench, Trial
+from mossnet_tg.engine import CompiledModel, Library
 from mossnet_tg.errors import DeviceError
+from mossnet_tg.targets.table import parse_target
 from mossnet_tg.weights.checkpoint import Checkpoint
 from tests.codegen import random_models
 
 Array = np.ndarray[Any, Any]
 STORAGE = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 F16_STORED, I8_STORED = "storageBuffer16BitAccess", "storageBuffer8BitAccess"
+VULKAN = parse_target("vulkan")
 
 
 # ---- every kernel of a model
@@ -109,43 +111,6 @@ def n_bytes(p: Param) -> int:
     return p.n * np.dtype(build.storage(p.dtype)).itemsize
 
 
-def one_kernel(generated: Generated, compiled: Spirv) -> moss_file.MossFile:
-    """A model of nothing else: the parameters are buffers in their order, then ids, params and logits."""
-    buffers, arena_bytes = [], 0
-    for p in generated.params:
-        buffers.append(moss_file.Buffer(p.name, moss_file.Region.ARENA, moss_file.DType.U8, arena_bytes, n_bytes(p)))
-        arena_bytes += -(-n_bytes(p) // moss_file.BUFFER_ALIGN) * moss_file.BUFFER_ALIGN
-    n = len(buffers)
-    for i, dtype in enumerate((moss_file.DType.I32, moss_file.DType.I32, moss_file.DType.F32)):
-        buffers.append(moss_file.Buffer(f"io{i}", moss_file.Region.IO, dtype, i * moss_file.BUFFER_ALIGN, 8))
-    access = moss_file.Access
-    params = tuple(
-        moss_file.Param(n_bytes(p), access(access.READ * p.read | access.WRITTEN * p.written)) for p in generated.params
-    )
-    code = moss_file.Kernel("kernel", params, 0, len(compiled.code), generated.block, compiled.local_bytes)
-    entries = [
-        moss_file.Entry(kind.name.lower(), kind, 0, 1, 1, 1, n, n + 1, n + 2)
-        for kind in (moss_file.EntryKind.DECODE, moss_file.EntryKind.PREFILL)
-    ]
-    return moss_file.MossFile(
-        model_hash=bytes(32),
-        vocab_size=1,
-        chunk=1,
-        max_context=0,
-        n_params=2,
-        state_bytes=0,
-        arena_bytes=arena_bytes,
-        io_bytes=3 * moss_file.BUFFER_ALIGN,
-        weights_bytes=0,
-        buffers=buffers,
-        kernels=[code],
-        steps=[moss_file.Step(0, tuple(range(n)), generated.grid)],
-        entries=entries,
-        code=compiled.code,
-        meta={"driver": "vulkan", "features": ",".join(compiled.features)},
-    )
-
-
 @functools.cache
 def missing_device() -> str:
     try:
@@ -162,17 +127,18 @@ def run(tmp_path):
         pytest.skip(missing_device())
 
     def call(generated: Generated, *arrays: Array) -> list[Array]:
-        path = tmp_path / "kernel.moss"
-        moss_file.write(path, one_kernel(generated, spirv(generated)), [])
-        with CompiledModel(path, allow_native=True) as model, model.session() as session:
-            for i, (array, param) in enumerate(zip(arrays, generated.params, strict=True)):
-                assert (array.size, array.nbytes) == (param.n, n_bytes(param)), param.name
-                session.write(i, np.ascontiguousarray(array))
-            session.run(DECODE, 0, 1)
-            results = [np.empty_like(array) for array in arrays]
-            for i, result in enumerate(results):
-                session.read(i, result)
-            return results
+        spirv(generated)
+        trial = Trial([generated], [p.name for p in generated.params])
+        bench = Bench([trial], VULKAN, tmp_path, lambda path: CompiledModel(path, allow_native=True), 1)
+        for array, param in zip(arrays, generated.params, strict=True):
+            assert (array.size, array.nbytes) == (param.n, n_bytes(param)), param.name
+        bench.write(0, arrays)
+        bench.run(0)
+        results = [np.empty_like(array) for array in arrays]
+        for result, param in zip(results, generated.params, strict=True):
+            bench.read(0, param.name, result)
+        bench.close()
+        return results
 
     return call
 

@@ -60,6 +60,9 @@ class Place:
     def load(self, path: Any) -> Any:
         return self.runner.load(path, allow_native=True, device=self.device, timeout_s=1)
 
+    def load_whole(self, path: Any) -> Any:
+        return self.load(path)
+
     def restart(self) -> None:
         self.n_restarts += 1
         self.runner.restart()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mossnet_tg.codegen.backends import backend
 from mossnet_tg.codegen.tune import shelf
 from mossnet_tg.codegen.tune.measure import Choice, Outcome
 from mossnet_tg.codegen.tune.records import Choices, Device, Kept, Records
@@ -24,6 +25,7 @@ OUTCOMES = [Outcome("ok", 0.5), Outcome("wrong", error=0.25, text="error 2.5e-01
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(shelf, "_BROUGHT", tmp_path / "none")
     monkeypatch.setenv("MOSSNET_RECORDS_DIR", str(tmp_path / "records"))
     return tmp_path / "records" / DEVICE.id
 
@@ -163,6 +165,28 @@ def test_brought_ones_are_for_any_device(folder, tmp_path, monkeypatch):
     assert set(shelf.lookup(parse_target("cpu"), "").choices.tasks) == {"any"}
     kept(here(), "mine")
     assert set(shelf.lookup(parse_target("cpu"), "").choices.tasks) == {"mine"}
+
+
+BROUGHT = sorted((Path(shelf.__file__).parents[2] / "targets" / "records").iterdir())
+
+
+@pytest.mark.parametrize("path", BROUGHT, ids=lambda path: path.name)
+def test_what_is_brought_is_whole(path):
+    from tvm.s_tir import meta_schedule as ms
+
+    records = Records(path)
+    device = records.device
+    assert (device.name, device.version, device.n_cpus, device.compiler) == ("*", "*", 0, shelf.compiler())
+    assert parse_target(device.target).name == device.target and len(ms.database.JSONDatabase(work_dir=str(path)))
+    choices = records.choices()
+    assert choices.tasks and choices.merged(choices) == choices
+    schedule = backend(parse_target(device.target)).schedule(parse_target(device.target))
+    for kept in choices.tasks.values():
+        assert all(isinstance(getattr(schedule, name), int) for name in kept.fields)
+
+
+def test_avx2_is_among_them():
+    assert {"x86-64-v3"} <= {path.name for path in BROUGHT}
 
 
 def test_a_phone_that_is_not_plugged_in(folder):
