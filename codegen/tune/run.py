@@ -217,8 +217,8 @@ def _name(plan: Plan, use: Any) -> str:
 
 @dataclass
 class _Whole:
-    """The whole model with choices, beside the one with the defaults, both as `generate` runs them; where the way to the
-    device would be most of it, their steps are timed.
+    """The whole model with choices, beside the one with the defaults, both as `generate` runs them; where the way to
+    the device would be most of it, their steps are timed.
     """
 
     checkpoint: Checkpoint
@@ -258,9 +258,7 @@ class _Whole:
                 kept, best = [*kept, pick], ratio
         return kept
 
-    def _times(
-        self, choices: Choices, n_rounds: int, what: Sequence[EntryKind]
-    ) -> list[list[tuple[float, float]]]:
+    def _times(self, choices: Choices, n_rounds: int, what: Sequence[EntryKind]) -> list[list[tuple[float, float]]]:
         """(seconds with the defaults, with the choices) of each round, for each entry that is timed."""
         found = Found(choices, "this run's")
         compile_checkpoint(self.checkpoint, self.target, self.tuned, self.options, lambda step: None, found)
