@@ -29,6 +29,7 @@ from mossnet_tg.codegen.kernels.build import (
     local,
     tile_kernel,
     vector,
+    when,
 )
 from mossnet_tg.codegen.layout import Matrix, Panels
 from mossnet_tg.codegen.schedules import CpuSchedule, Schedule
@@ -66,11 +67,45 @@ def n_slots(op: RoutedScan) -> int:
 
 
 def routed_scan(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule) -> Generated | list[Generated]:
-    """Of one token two kernels: dt_proj's matrix streams better alone than between states."""
+    """Of one token two kernels as a rule: dt_proj's matrix streams better alone than between states."""
     lanes, grouped = s.lanes * s.scan_vectors, bool(s.scan_grouped)
     if op.n_tokens > 1:
         return _recurrence(name, op, s, scan_params(op, dtypes, s.panels), lanes, s.scan_states, grouped)
+    if not s.scan_apart:
+        return _one_token(name, op, dtypes, s)
     return apart(name, op, dtypes, s, lanes, s.scan_states, matmul.expert_matmul)
+
+
+def _one_token(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
+    """One token in one kernel: a tile makes Delta for the channels of a panel of dt_proj and goes on with them."""
+    params, X, lanes = scan_params(op, dtypes, s.panels), op.d_inner, math.gcd(s.width, s.lanes * s.scan_vectors)
+    with tile_kernel(name, params, matmul.n_panels(s, X), s.group_size) as k:
+        b, panel = k.by_name, k.tile
+        stride, every = op.dt_rank + 2 * op.d_state, op.update == "all" or op.n_experts == 1
+        delta = local(n_slots(op) * s.width)
+        with T.serial(n_slots(op)) as slot:
+            expert = slot if every else b["idx"][slot]
+            base = (expert * matmul.n_panels(s, X) + panel) * (op.dt_rank * s.width)
+            row = [lambda i: b["p"][slot * stride + i]]
+            tile = matmul.Tile(s, op.dt_rank, row, [matmul.Panel(b["weight"], base, dtypes[0])])
+
+            def store(j: int, v: Expr, n: Expr) -> None:
+                value = maths.softplus(tile.sum(0, 0, j, v) + b["bias"][expert * X + n])
+                T.buffer_store(delta, value, [slot * s.width + j * s.lanes + v])
+
+            matmul.store_row(s, X, panel, store)
+
+        def channels(c: Expr, lanes: int) -> None:
+            body = Channels(op, s, b, c, lanes, lambda slot, v: delta[slot * s.width + c - panel * s.width + v])
+            body.mixed() if op.mode == "param_mix" else body.token_sequential(s.scan_states)
+
+        with T.serial(s.width // lanes) as i:
+            at = panel * (s.width // lanes) + i
+            if X % s.width:
+                when(at < channel_tiles(X, lanes), lambda: for_channels(X, lanes, at, channels))
+            else:
+                for_channels(X, lanes, at, channels)
+    return k.generated(20 * n_slots(op) * op.d_state * X)
 
 
 def apart(
@@ -129,10 +164,19 @@ def _recurrence(
 
 
 class Channels:
-    """The recurrence for `lanes` channels from channel `c` on."""
+    """The recurrence for `lanes` channels from channel `c` on. `dt(slot, v)`: Delta of lane v, else what `b` has."""
 
-    def __init__(self, op: RoutedScan, s: Schedule, b: dict[str, Buffer], c: Expr, lanes: int) -> None:
+    def __init__(
+        self,
+        op: RoutedScan,
+        s: Schedule,
+        b: dict[str, Buffer],
+        c: Expr,
+        lanes: int,
+        dt: Callable[[Expr, Expr], Expr] | None = None,
+    ) -> None:
         self.op, self.schedule, self.b, self.c, self.lanes = op, s, b, c, lanes
+        self.dt = dt or (lambda slot, v: b["dt"][slot * op.d_inner + c + v])
         self.every = op.update == "all" or op.n_experts == 1  # each token moves every state
 
     def token_sequential(self, scan_states: int) -> None:
@@ -219,7 +263,7 @@ class Channels:
 
             with vector(self.lanes) as v:
                 T.buffer_store(acc, b["D"][self.c + v] * self.x(t, v), [v])
-                T.buffer_store(step, mix([b["dt"][slot * op.d_inner + self.c + v] for slot in slots]), [v])
+                T.buffer_store(step, mix([self.dt(slot, v) for slot in slots]), [v])
                 T.buffer_store(drive, self.drive(step[v], self.x(t, v)), [v])
             with self._states() as n:
                 B, C = (
@@ -245,7 +289,7 @@ class Channels:
 
     def _load_step(self, step: Buffer, drive: Buffer, t: Expr, slot: Expr) -> None:
         with vector(self.lanes) as v:
-            T.buffer_store(step, self.b["dt"][slot * self.op.d_inner + self.c + v], [v])
+            T.buffer_store(step, self.dt(slot, v), [v])
             T.buffer_store(drive, self.drive(step[v], self.x(t, v)), [v])
 
     def drive(self, step: Expr, x: Expr) -> Expr:

@@ -18,11 +18,12 @@ from mossnet_tg.targets.table import CpuTarget
 class CpuSchedule:
     """The schedule of every kernel class for one CPU target.
 
-    lanes: of a vector. width: outputs in a panel of a matrix. rows: tokens in a product's register tile, which is as
-    wide as a panel. unroll_k: independent sums of a tile of one token, so that additions need not wait for each other.
-    scan_vectors: vectors of channels in a tile of the recurrence. scan_states: states of a token in a row without a
-    loop. scan_grouped: of several tokens, those of an expert together, its state in registers. decay: which power of
-    two the recurrence takes (`maths.DECAYS`). storage: how kernels read the matrices of a checkpoint's type.
+    lanes: of a vector. width: outputs in a panel of a matrix. rows: tokens in a product's register tile, which is
+    as wide as a panel. unroll_k: independent sums of a tile of one token, so that additions need not wait for each
+    other. scan_vectors: vectors of channels in a tile of the recurrence. scan_states: states of a token in a row
+    without a loop. scan_apart: of one token, Delta is a kernel of its own. scan_grouped: of several tokens, those
+    of an expert together, its state in registers. decay: which power of two the recurrence takes (`maths.DECAYS`).
+    storage: how kernels read the matrices of a checkpoint's type.
     scan_unroll: the largest d_state that is kept in registers.
     """
 
@@ -33,6 +34,7 @@ class CpuSchedule:
     storage: Mapping[str, str]
     scan_vectors: int = 1
     scan_states: int = 1
+    scan_apart: int = 1
     scan_grouped: int = 1
     decay: int = 0
     scan_unroll: int = 32

@@ -48,7 +48,11 @@ def _cpu(s: CpuSchedule, task: Task) -> _Fields:
     halves = (s.lanes // 2, s.lanes)
     if task.kernel_class == "RoutedScan":
         own: _Fields = {"scan_vectors": (1, 2, 4), "decay": (0, 1), **items}
-        more: _Fields = {"scan_states": (1, 2, 4, 8, 16), "unroll_k": (1, 2, 4)} if decode else {"scan_grouped": (0, 1)}
+        more: _Fields = (
+            {"scan_apart": (0, 1), "scan_states": (1, 2, 4, 8, 16), "unroll_k": (1, 2, 4)}
+            if decode
+            else {"scan_grouped": (0, 1)}
+        )
         return {**own, **more}
     if task.kernel_class in _PRODUCTS:
         sums: _Fields = {"unroll_k": (1, 2, 3, 4, 6, 8)} if decode else {"rows": (1, 2, 4, 6, 8, 12, 16)}
@@ -59,7 +63,8 @@ def _cpu(s: CpuSchedule, task: Task) -> _Fields:
 
 
 def _cpu_fits(s: CpuSchedule) -> bool:
-    if s.group_size is not None and s.lanes * s.scan_vectors > _LONGEST_ITEM:
+    vector = s.lanes * s.scan_vectors
+    if (s.group_size is not None and vector > _LONGEST_ITEM) or (not s.scan_apart and s.width % vector):
         return False
     return s.width % s.lanes == 0 and s.rows * s.width <= _STACK_FLOATS
 

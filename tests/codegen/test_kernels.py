@@ -32,7 +32,9 @@ ODD = GpuSchedule(threads=64, width=8, vector=2, token_rows=3, group_size=16, to
 def odd(s: CpuSchedule) -> CpuSchedule:
     """Half as long vectors, and everything else otherwise."""
     lanes = s.lanes // 2
-    return replace(s, lanes=lanes, width=3 * lanes, rows=3, unroll_k=3, scan_vectors=2, scan_states=4, decay=1)
+    return replace(
+        s, lanes=lanes, width=3 * lanes, rows=3, unroll_k=3, scan_vectors=2, scan_states=4, scan_apart=0, decay=1
+    )
 
 
 @functools.cache
@@ -40,7 +42,10 @@ def places() -> list[tuple[Target, str, Schedule]]:
     """(target, device, schedule) of everything that a kernel is run on here."""
     host = host_targets()
     found = [(target, "", schedule(target)) for target in host]
-    found += [(host[0], "", odd(cpu_schedule(host[0]))), (host[0], "", replace(cpu_schedule(host[0]), scan_grouped=0))]
+    found += [
+        (host[0], "", odd(cpu_schedule(host[0]))),
+        (host[0], "", replace(cpu_schedule(host[0]), scan_grouped=0, scan_apart=0)),
+    ]
     for row in ROWS:
         if row.available:
             found.append((row.resolved, row.device, schedule(row.resolved)))
