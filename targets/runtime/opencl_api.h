@@ -78,6 +78,7 @@ typedef struct mn_cl_region { /* what clCreateSubBuffer takes */
     X(KERNEL_COMPILE_WORK_GROUP_SIZE, 0x11B1)                                                                          \
     X(KERNEL_LOCAL_MEM_SIZE, 0x11B2)                                                                                   \
     X(EVENT_COMMAND_EXECUTION_STATUS, 0x11D3)                                                                          \
+    X(PROFILING_COMMAND_QUEUED, 0x1280)                                                                                \
     X(PROFILING_COMMAND_START, 0x1282)                                                                                 \
     X(PROFILING_COMMAND_END, 0x1283)
 

@@ -280,12 +280,29 @@ mossnet_status mn_cl_queue_wait(mn_queue *queue, mossnet_error *error) {
     return status ? status : mn_cl_stream_wait(queue->device, queue->shared, queue->stream, error);
 }
 
-static mn_cl_int event_seconds(const mn_cl *cl, mn_cl_event event, double *seconds) {
-    uint64_t start = 0, end = 0;
-    mn_cl_int code = cl->clGetEventProfilingInfo(event, MN_CL_PROFILING_COMMAND_START, sizeof start, &start, NULL);
-    if (!code) code = cl->clGetEventProfilingInfo(event, MN_CL_PROFILING_COMMAND_END, sizeof end, &end, NULL);
-    *seconds = end > start ? (double)(end - start) * 1e-9 : 0;
+/* When a command was queued, began and ended: by the device's clock. */
+typedef struct span {
+    uint64_t queued_ns, start_ns, end_ns;
+} span;
+
+static mn_cl_int span_of(const mn_cl *cl, mn_cl_event event, span *out) {
+    *out = (span){0};
+    mn_cl_int code = cl->clGetEventProfilingInfo(event, MN_CL_PROFILING_COMMAND_QUEUED, sizeof out->queued_ns,
+                                                 &out->queued_ns, NULL);
+    if (!code)
+        code = cl->clGetEventProfilingInfo(event, MN_CL_PROFILING_COMMAND_START, sizeof out->start_ns, &out->start_ns,
+                                           NULL);
+    if (!code)
+        code = cl->clGetEventProfilingInfo(event, MN_CL_PROFILING_COMMAND_END, sizeof out->end_ns, &out->end_ns, NULL);
     return code;
+}
+
+/* A step's time goes on to the start of the next one: threads that it put to sleep are its matter. Not where the device
+ * had nothing to go on with. */
+static double seconds_until(const span *step, const span *next) {
+    bool waited = next && next->queued_ns <= step->end_ns && next->start_ns > step->end_ns;
+    uint64_t end_ns = waited ? next->start_ns : step->end_ns;
+    return end_ns > step->start_ns ? (double)(end_ns - step->start_ns) * 1e-9 : 0;
 }
 
 /* events: [n_steps], for the caller to release; the last one is the stream's. */
@@ -303,10 +320,15 @@ static mossnet_status time_events(mn_queue *queue, uint32_t first_step, uint32_t
     if (code) return mn_cl_lose(device, queue->shared, "starting a run", code, error);
     mn_cl_stream_follow(device, &queue->timed, marker);
     mossnet_status status = mn_cl_stream_wait(device, queue->shared, &queue->timed, error);
-    for (uint32_t i = 0; !status && i < n_steps; i++)
-        if ((code = event_seconds(&device->cl, events[i], &step_s[i])))
+    span spans[2];
+    for (uint32_t i = 0; !status && i < n_steps; i++) {
+        if ((code = span_of(&device->cl, events[i], &spans[i % 2])))
             status = mn_fail(error, MOSSNET_DEVICE, "%s does not say how long step %u took: %s (%d)",
                              device->info->name, first_step + i, mn_cl_error_name(code), code);
+        else if (i)
+            step_s[i - 1] = seconds_until(&spans[(i - 1) % 2], &spans[i % 2]);
+    }
+    if (!status && n_steps) step_s[n_steps - 1] = seconds_until(&spans[(n_steps - 1) % 2], NULL);
     return status;
 }
 
