@@ -12,16 +12,20 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.backends import Code, backend
-from mossnet_tg.codegen.kernels.build import Generated, Param, itemsize
+from mossnet_tg.codegen.kernels.build import Generated, Param, itemsize, local, tile_kernel, vector
 from mossnet_tg.codegen.package import kernel_record, machine_meta
 from mossnet_tg.codegen.plan import ALIGN, align
+from mossnet_tg.codegen.schedules import Schedule
 from mossnet_tg.engine import DECODE
 from mossnet_tg.targets.table import Target
 
 Array: TypeAlias = npt.NDArray[Any]
+
+_TILE = 4096  # floats that a thread sweeps
 
 # Several devices measure from threads of their own; kernels are made by one thread at a time.
 COMPILING = threading.Lock()
@@ -57,15 +61,40 @@ class Trial:
         return {p.name: p for p in sorted(params, key=lambda p: p.n)}
 
 
+def sweep(s: Schedule, n_bytes: int) -> Generated:
+    """A kernel that reads so much memory: behind it, caches hold of other kernels' what they hold within a model."""
+    n_tiles = max(n_bytes // (4 * _TILE), 1)
+    params = [Param("sums", n_tiles * s.lanes, written=True), Param("swept", n_tiles * _TILE)]
+    with tile_kernel("sweep", params, n_tiles, s.group_size) as k:
+        sums, swept = k.buffers
+        total = local(s.lanes)
+        with vector(s.lanes) as v:
+            T.buffer_store(total, T.float32(0), [v])
+        with T.serial(_TILE // s.lanes) as i, vector(s.lanes) as v:
+            at = i * n_tiles + k.tile if s.flat else k.tile * _TILE + i * s.lanes + v
+            T.buffer_store(total, total[v] + swept[at], [v])
+        with vector(s.lanes) as v:
+            T.buffer_store(sums, total[v], [k.tile * s.lanes + v])
+    return k.generated(n_tiles * _TILE)
+
+
 class Bench:
-    """Trials in a loaded model. `open_model(path)` loads the file, which is in `folder` for that long only."""
+    """Trials in a loaded model. `open_model(path)` loads the file, which is in `folder` for that long only. `between`
+    runs behind each trial when they are timed.
+    """
 
     def __init__(
-        self, trials: Sequence[Trial], target: Target, folder: Path, open_model: Callable[[Path], Any], n_threads: int
+        self,
+        trials: Sequence[Trial],
+        target: Target,
+        folder: Path,
+        open_model: Callable[[Path], Any],
+        n_threads: int,
+        between: Generated | None = None,
     ) -> None:
         self.trials = trials
         with COMPILING:
-            plan = _Plan(trials, target)
+            plan = _Plan(trials, target, between)
         path = folder / "trials.moss"
         moss_file.write(path, plan.file(), [])
         try:
@@ -95,18 +124,18 @@ class Bench:
         """Fill `out` from a buffer that is no weight."""
         self.session.read(self._index[trial, name], out)
 
-    def seconds(self, reps: int) -> list[float]:
-        """The median time of each trial over `reps` rounds in which all take turns."""
+    def seconds(self, reps: int) -> tuple[list[float], float]:
+        """The median time of each trial over `reps` rounds in which all take turns, and that of a round."""
         steps = self.session.profile(DECODE, reps)
-        return [float(steps[first : first + n].sum()) for first, n in self._steps]
+        return [float(steps[first : first + n].sum()) for first, n in self._steps], float(steps.sum())
 
 
 class _Plan:
     """Buffers, kernels and steps of a file of trials."""
 
-    def __init__(self, trials: Sequence[Trial], target: Target) -> None:
+    def __init__(self, trials: Sequence[Trial], target: Target, between: Generated | None) -> None:
         self.target = target
-        kernels = [kernel for trial in trials for kernel in trial.kernels]
+        kernels = [*(kernel for trial in trials for kernel in trial.kernels), *([between] if between else [])]
         self.code: Code = backend(target).compile(kernels, target, lambda _: None)
         self.index: dict[tuple[int, str], int] = {}
         self.steps_of: list[tuple[int, int]] = []
@@ -114,14 +143,19 @@ class _Plan:
         self.kernels: list[moss_file.Kernel] = []
         self.steps: list[moss_file.Step] = []
         self.arena_bytes = 0
+        self._buffers(len(trials), between.params if between else [])
         for i, trial in enumerate(trials):
-            for param in (*trial.params, *trial.scratch):
-                for part in param.buffers:
-                    self.index[i, part.name] = self._buffer(f"{i}/{part.name}", part.n * itemsize(part.dtype))
+            self._buffers(i, [*trial.params, *trial.scratch])
             first = len(self.steps)
             for kernel in trial.kernels:
                 self._step(i, kernel)
             self.steps_of.append((first, len(trial.kernels)))
+            if between:
+                self._step(len(trials), between)
+
+    def _buffers(self, trial: int, params: Sequence[Param]) -> None:
+        for part in (part for param in params for part in param.buffers):
+            self.index[trial, part.name] = self._buffer(f"{trial}/{part.name}", part.n * itemsize(part.dtype))
 
     def _buffer(self, name: str, n_bytes: int) -> int:
         self.buffers.append(

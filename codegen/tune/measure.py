@@ -15,7 +15,7 @@ import numpy as np
 from mossnet_tg.codegen.doctor import allowed, difference
 from mossnet_tg.codegen.schedules import Schedule
 from mossnet_tg.codegen.schedules.space import fits
-from mossnet_tg.codegen.tune.bench import COMPILING, Array, Bench, Trial
+from mossnet_tg.codegen.tune.bench import COMPILING, Array, Bench, Trial, sweep
 from mossnet_tg.codegen.tune.twin import Sample, Twin
 from mossnet_tg.codegen.tuning import Tuning, matrix_key
 from mossnet_tg.codegen.workload import Workload
@@ -99,13 +99,22 @@ class Limits:
 
 
 class Measurer:
-    """Runs trials of a subject, each with weights of its own: what one leaves in a cache serves none of the others."""
+    """Runs trials of a subject, each with weights of its own: what one leaves in a cache serves none of the others.
+    Between them so much memory is read as `swept_bytes` says: what the model reads between two runs of a kernel.
+    """
 
     def __init__(
-        self, twin: Twin, target: Target, place: Place, limits: Limits, folder: Path, n_threads: int = 0
+        self,
+        twin: Twin,
+        target: Target,
+        place: Place,
+        limits: Limits,
+        folder: Path,
+        n_threads: int = 0,
+        swept_bytes: int = 0,
     ) -> None:
         self.twin, self.target, self.place, self.limits = twin, target, place, limits
-        self.folder, self.n_threads = folder, n_threads
+        self.folder, self.n_threads, self.swept_bytes = folder, n_threads, swept_bytes
         self.anchors: dict[str, list[float]] = {}
         self.n_discarded = 0
 
@@ -166,7 +175,8 @@ class Measurer:
 
     @contextlib.contextmanager
     def _bench(self, subject: Subject, trials: Sequence[Trial], choices: Sequence[Choice]) -> Iterator[Bench]:
-        bench = Bench(trials, self.target, self.folder, self.place.load, self.n_threads)
+        between = sweep(subject.schedule, self.swept_bytes) if self.swept_bytes else None
+        bench = Bench(trials, self.target, self.folder, self.place.load, self.n_threads, between)
         try:
             for trial, choice in enumerate(choices):
                 bench.write(trial, self._arrays(subject, choice))
@@ -244,11 +254,11 @@ class Measurer:
     def _rounds(self, bench: Bench) -> list[float]:
         """Medians over rounds, until half of the rounds agree on every trial."""
         with _blaming(0):
-            once = bench.seconds(_WARM)
-        reps = max(3, min(50, int(0.02 / max(sum(once), 1e-9))))
+            _, round_s = bench.seconds(_WARM)
+        reps = max(3, min(50, int(0.02 / max(round_s, 1e-9))))
         rounds: list[list[float]] = []
         for _ in range(_MOST_ROUNDS):
-            rounds.append(bench.seconds(reps))
+            rounds.append(bench.seconds(reps)[0])
             if len(rounds) >= 4:
                 times = np.array(rounds)
                 low, high = np.quantile(times, [0.25, 0.75], axis=0)

@@ -36,6 +36,7 @@ _LAST = 0.2
 _ROUNDS, _FEW_ROUNDS, _BURST_S, _WARM = 9, 5, 0.2, 4
 # How often an entry's steps are timed at once.
 _REPS = {EntryKind.DECODE: 20, EntryKind.PREFILL: 5}
+_SWEPT_BYTES = 64 << 20  # at most: more than caches hold
 # Of a token's time, what a round trip to the device may take.
 _NEAR = 0.25
 # What a pick must win of a token's time to be tried by itself.
@@ -123,7 +124,7 @@ def tune(
 
         def measurer(place: Place) -> Measurer:
             own = Path(tempfile.mkdtemp(dir=folder))
-            return Measurer(twin, target, place, limits, own, n_threads)
+            return Measurer(twin, target, place, limits, own, n_threads, min(plan.weights_bytes, _SWEPT_BYTES))
 
         progress("timing the defaults")
         crew = Crew(measurer, places, warn)
@@ -146,11 +147,11 @@ def tune(
         if picks:
             progress("end to end")
             whole.compare(_choices(found, picks), report)
-            if report.ratio <= 1.0:
+            if not _is_faster(report, found, picks):
                 picks = whole.chosen_one_by_one(found, picks, progress)
                 if picks:
                     whole.compare(_choices(found, picks), report)
-            if report.ratio > 1.0:
+            if picks and _is_faster(report, found, picks):
                 report.kept, used = True, picks
                 records.keep(_choices(found, picks))
         report.rows = [_chosen(row, used) for row in report.rows]
@@ -215,6 +216,18 @@ def _name(plan: Plan, use: Any) -> str:
     return _LAYER.sub("", plan.steps[first].label)
 
 
+def _is_decoding(found: Sequence[Subject], pick: Pick) -> bool:
+    """Whether it changes how a token is decoded."""
+    decoding = {s.workload.task.text for s in found if s.workload.task.n_tokens == 1}
+    return any(chosen.task in decoding for chosen in pick.chosen)
+
+
+def _is_faster(report: Report, found: Sequence[Subject], picks: Sequence[Pick]) -> bool:
+    """Whether the picks are worth it: in decoding, where they change it, else in prompts."""
+    decoding = any(_is_decoding(found, pick) for pick in picks)
+    return (report.ratio if decoding else report.prefill_ratio) > 1.0
+
+
 @dataclass
 class _Whole:
     """The whole model with choices, beside the one with the defaults, both as `generate` runs them; where the way to
@@ -240,18 +253,19 @@ class _Whole:
     def chosen_one_by_one(
         self, found: list[Subject], picks: Sequence[Pick], progress: Callable[[str], None]
     ) -> list[Pick]:
-        """The picks that make the whole faster, one after the other: beside its neighbours a kernel may take longer
-        than by itself, for what it leaves to them in caches and of threads.
+        """The picks of prompts, and those that make decoding faster, one after the other: beside its neighbours a
+        kernel may take longer than by itself, for what it leaves to them in caches and of threads.
         """
         weights = {s.workload.task.text: s.weight for s in found}
 
         def gain(pick: Pick) -> float:
             return sum(weights[c.task] * (1 - c.tuned_s / c.default_s) for c in pick.chosen)
 
-        kept: list[Pick] = []
+        kept = [pick for pick in picks if not _is_decoding(found, pick)]
+        decoding = sorted((p for p in picks if p not in kept and gain(p) >= _LEAST), key=gain, reverse=True)
         best = 1.0
-        for i, pick in enumerate(likely := [p for p in sorted(picks, key=gain, reverse=True) if gain(p) >= _LEAST]):
-            progress(f"end to end, {i + 1} of {len(likely)}")
+        for i, pick in enumerate(decoding):
+            progress(f"end to end, {i + 1} of {len(decoding)}")
             (times,) = self._times(_choices(found, [*kept, pick]), _FEW_ROUNDS, [EntryKind.DECODE])
             ratio = statistics.median(a / b for a, b in times)
             if ratio > best:

@@ -67,4 +67,4 @@ class OneKernel:
 
     def seconds(self, reps: int) -> float:
         """The median time of a run on what the buffers hold."""
-        return self.bench.seconds(reps)[0]
+        return self.bench.seconds(reps)[0][0]

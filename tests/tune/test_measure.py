@@ -13,11 +13,13 @@ from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.backends import backend
 from mossnet_tg.codegen.kernels.build import Generated, Param, tile_kernel
+from mossnet_tg.codegen.tune.bench import sweep
 from mossnet_tg.codegen.tune.measure import Choice, Limits, Measurer, Subject
 from mossnet_tg.codegen.tune.twin import Sample
 from mossnet_tg.codegen.tuning import Task
 from mossnet_tg.errors import DeviceError
 from mossnet_tg.remote import Runner
+from tests.codegen.one_kernel import OneKernel
 from tests.devices import CPU, ROWS, Row
 
 N = 64
@@ -82,7 +84,7 @@ def place(row):
 
 
 def measurer(row: Row, place: Place, folder: Any, threads: int = 512) -> Measurer:
-    return Measurer(None, row.resolved, place, Limits(threads, 1 << 16), folder, 1)  # type: ignore[arg-type]
+    return Measurer(None, row.resolved, place, Limits(threads, 1 << 16), folder, 1, 1 << 17)  # type: ignore[arg-type]
 
 
 def subject(row: Row) -> Subject:
@@ -103,6 +105,15 @@ def test_each_gets_its_due(row, place, tmp_path):
     assert found[1].ratio is None and found[1].error == pytest.approx(0.5)
     assert found[2].text == "no such kernel"
     assert place.n_restarts == 0 and not list(tmp_path.iterdir())
+
+
+def test_all_is_swept(row):
+    schedule = backend(row.resolved).schedule(row.resolved)
+    kernel = sweep(schedule, 100_000)
+    sums, swept = (np.zeros(p.n, np.float32) for p in kernel.params)
+    swept[:] = np.arange(swept.size) % 7
+    OneKernel([kernel], row.resolved, device=row.device).run(sums, swept)
+    assert 90_000 < swept.nbytes <= 100_000 and sums.sum() == swept.sum()
 
 
 @pytest.mark.parametrize("bad", [CRASH, HANG], ids=["crash", "hang"])
