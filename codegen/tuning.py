@@ -6,6 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+# The fields that a choice may have, with all values that any space gives them.
+VALUES: Mapping[str, range] = {
+    "lanes": range(1, 65),
+    "rows": range(1, 17),
+    "unroll_k": range(1, 9),
+    "scan_vectors": range(1, 5),
+    "scan_states": range(1, 17),
+    "scan_grouped": range(2),
+    "scan_apart": range(2),
+    "decay": range(3),
+    "group_size": range(1, 1025),
+    "threads": range(1, 1025),
+    "vector": range(1, 17),
+    "token_rows": range(1, 33),
+    "token_block": range(1, 1025),
+}
+WIDTHS = range(1, 257)
+
 # Raised when the kernels that a choice makes are others than before, so that what was measured says nothing of them.
 SCHEDULES = 1
 

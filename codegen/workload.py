@@ -14,7 +14,9 @@ from mossnet_tg.codegen.kernels.build import Generated
 from mossnet_tg.codegen.kernels.dispatch import generate_op, op_params
 from mossnet_tg.codegen.layout import Matrix
 from mossnet_tg.codegen.schedules import Schedule
+from mossnet_tg.codegen.schedules.space import fits
 from mossnet_tg.codegen.tuning import Task
+from mossnet_tg.errors import MossnetError
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,11 @@ class Workload:
         return cls(source, tuple(matrices), Task(kernel_class, n_tokens, facts, text))
 
     def make(self, name: str, schedule: Schedule) -> list[Generated]:
-        """The kernels; several run in order."""
+        """The kernels; several run in order. Raises MossnetError where a choice of records fits none."""
         s = schedule.of_task(self.task)
+        if not fits(s, self.task):
+            text = f"the records' choice for {self.task.text} fits no kernel: {schedule.tuning.chosen(self.task)}"
+            raise MossnetError(text, "mossnet-tg tune clear removes records")
         if isinstance(self.source, tensorir.Kernel):
             matrices = {
                 slot: Matrix(shape, dtype, s.panels_of(shape, dtype))

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mossnet_tg.codegen.tuning import Tuning
+from mossnet_tg.codegen.tuning import VALUES, WIDTHS, Tuning
 from mossnet_tg.errors import ArtifactError, MossnetError
 from mossnet_tg.folders import write_whole
 
@@ -172,8 +172,10 @@ class Records:
         content = _object(path)
         try:
             tasks = {str(text): _kept(kept) for text, kept in content["tasks"].items()}
-            return Choices(tasks, {str(key): int(width) for key, width in content["widths"].items()})
-        except (KeyError, TypeError, ValueError, AttributeError):
+            return Choices(tasks, _widths(content["widths"]))
+        except ValueError as e:
+            raise _damaged(path, str(e)) from None
+        except (KeyError, TypeError, AttributeError):
             raise _damaged(path, "not the fields that choices have") from None
 
     def n_trials(self) -> int:
@@ -264,9 +266,20 @@ def _damaged(path: Path, reason: str) -> ArtifactError:
 
 
 def _kept(row: Mapping[str, Any]) -> Kept:
-    fields = {str(name): int(value) for name, value in row["fields"].items()}
-    widths = {str(key): int(width) for key, width in row["widths"].items()}
-    return Kept(fields, widths, float(row["default_s"]), float(row["tuned_s"]))
+    fields = {str(name): _among(VALUES.get(name, range(0)), str(name), value) for name, value in row["fields"].items()}
+    return Kept(fields, _widths(row["widths"]), float(row["default_s"]), float(row["tuned_s"]))
+
+
+def _widths(row: Mapping[str, Any]) -> dict[str, int]:
+    return {str(key): _among(WIDTHS, "width", value) for key, value in row.items()}
+
+
+def _among(values: range, name: str, value: Any) -> int:
+    """A value that kernels can be made with. Raises ValueError for another."""
+    if not isinstance(value, int) or value not in values:
+        expected = f"{values[0]} to {values[-1]}" if values else "no such field"
+        raise ValueError(f"{name} is {value}, expected {expected}")
+    return value
 
 
 def _plain(tasks: Mapping[str, Kept]) -> dict[str, Any]:

@@ -79,7 +79,23 @@ def test_a_damaged_line_is_said_and_left(folder, name):
     assert path.read_text() == before and "left as it is" in str(error.value.hint)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"tasks": {}}', '{"tasks": {"a": {"fields": 3}}, "widths": {}}'])
+KEPT = '{"tasks": {"a": {"fields": {"%s": %s}, "widths": {"b": %s}, "default_s": 1, "tuned_s": 1}}, "widths": {}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"tasks": {}}',
+        '{"tasks": {"a": {"fields": 3}}, "widths": {}}',
+        KEPT % ("storage", 1, 32),
+        KEPT % ("lanes", 0, 32),
+        KEPT % ("rows", 1 << 40, 32),
+        KEPT % ("rows", '"4"', 32),
+        KEPT % ("rows", 4, 1 << 20),
+    ],
+)
 def test_damaged_choices(folder, text):
     some(folder)
     (folder / "choices.json").write_text(text)
@@ -97,7 +113,7 @@ def write(folder: Path, n: int, count: int) -> None:
         search = Search(f"task {n} {i}", {"rows": (1, 2)}, lambda _: True, 0)
         found = search.propose()
         records.commit(search.module, [c.record for c in found], [1e-6] * len(found))
-        records.keep(Choices({f"task {n} {i}": Kept({"rows": i}, {}, 2.0, 1.0)}))
+        records.keep(Choices({f"task {n} {i}": Kept({"rows": i + 1}, {}, 2.0, 1.0)}))
 
 
 def test_two_writers_at_once_lose_nothing(folder):
