@@ -242,7 +242,13 @@ def adb(serial: str, progress: Progress) -> Shell:
 
 _INSTALL_ADB = "install Android's platform tools (Debian: apt install adb)"
 _PLUG_IN = "plug it in with USB debugging allowed; `adb devices` shows what is there"
-_STATES = {"unauthorized": "allow USB debugging in the dialog on its screen"}
+_STATES = {
+    "unauthorized": "allow USB debugging in the dialog on its screen",
+    "authorizing": "ask again in a few seconds",
+    "offline": "adb kill-server, then plug it in again",
+    "no permissions": "this user may not use the USB device (Debian: apt install android-sdk-platform-tools-common, "
+    "join the group plugdev, log in again, plug it in again)",
+}
 
 
 @dataclass(frozen=True)
@@ -269,7 +275,8 @@ def adb_devices() -> list[AdbDevice]:
         words = line.split()
         if len(words) >= 2 and not line.startswith(("List of", "*")):
             model = next((w.removeprefix("model:") for w in words if w.startswith("model:")), "")
-            found.append(AdbDevice(words[0], words[1], model.replace("_", " ")))
+            state = "no permissions" if words[1:3] == ["no", "permissions"] else words[1]
+            found.append(AdbDevice(words[0], state, model.replace("_", " ")))
     return found
 
 

@@ -134,15 +134,29 @@ def test_none_is_there(run: Run, plug: Phones, monkeypatch: pytest.MonkeyPatch) 
     assert here["place"] == "" and here["available"] and phone["reason"] == "adb is not installed"
 
 
-def test_a_phone_that_does_not_allow_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+@pytest.mark.parametrize(
+    ("said", "state", "hint"),
+    [
+        ("unauthorized", "unauthorized", "allow USB debugging in the dialog"),
+        (
+            "no permissions (user is not in the plugdev group); see [http://x]",
+            "no permissions",
+            "join the group plugdev",
+        ),
+        ("offline", "offline", "adb kill-server"),
+    ],
+)
+def test_a_phone_that_does_not_allow_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, said: str, state: str, hint: str
+) -> None:
     adb = tmp_path / "adb"
-    adb.write_text("#!/bin/sh\nprintf 'List of devices attached\\nR58M  unauthorized usb:1-1\\n\\n'\n")
+    adb.write_text(f"#!/bin/sh\nprintf 'List of devices attached\\nR58M  {said} usb:1-1\\n\\n'\n")
     adb.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     found = run("generate", "--device", "adb:", PROMPT)
-    assert found.exit_code == 3 and "adb:R58M: the device is unauthorized" in found.stderr
-    assert "hint: allow USB debugging in the dialog" in found.stderr
-    assert "no: the device is unauthorized" in run("devices").stdout
+    assert found.exit_code == 3 and f"adb:R58M: the device is {state}\n" in found.stderr
+    assert "hint: " in found.stderr and hint in found.stderr
+    assert f"no: the device is {state}" in run("devices").stdout
 
 
 def test_devices(run: Run, plug: Phones) -> None:
