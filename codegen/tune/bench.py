@@ -16,7 +16,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.backends import Code, backend
-from mossnet_tg.codegen.kernels.build import Generated, Param, itemsize, local, tile_kernel, vector
+from mossnet_tg.codegen.kernels.build import Expr, Generated, Param, itemsize, local, tile_kernel, vector
 from mossnet_tg.codegen.package import kernel_record, machine_meta
 from mossnet_tg.codegen.plan import ALIGN, align
 from mossnet_tg.codegen.schedules import Schedule
@@ -25,7 +25,7 @@ from mossnet_tg.targets.table import Target
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_TILE = 4096  # floats that a thread sweeps
+_PAGE, _PAGES = 1024, 4  # floats of a page, and how many of these a thread sweeps
 
 # Several devices measure from threads of their own; kernels are made by one thread at a time.
 COMPILING = threading.Lock()
@@ -63,19 +63,28 @@ class Trial:
 
 def sweep(s: Schedule, n_bytes: int) -> Generated:
     """A kernel that reads so much memory: behind it, caches hold of other kernels' what they hold within a model."""
-    n_tiles = max(n_bytes // (4 * _TILE), 1)
-    params = [Param("sums", n_tiles * s.lanes, written=True), Param("swept", n_tiles * _TILE)]
+    n_tiles, n_pages = max(n_bytes // (4 * _PAGE * _PAGES), 1), _PAGES
+    params = [
+        Param("sums", n_tiles * s.lanes, written=True),
+        Param("swept", n_tiles * n_pages * _PAGE, written=True, read=True),
+    ]
     with tile_kernel("sweep", params, n_tiles, s.group_size) as k:
         sums, swept = k.buffers
         total = local(s.lanes)
         with vector(s.lanes) as v:
             T.buffer_store(total, T.float32(0), [v])
-        with T.serial(_TILE // s.lanes) as i, vector(s.lanes) as v:
-            at = i * n_tiles + k.tile if s.flat else k.tile * _TILE + i * s.lanes + v
-            T.buffer_store(total, total[v] + swept[at], [v])
+
+        def at(i: Expr, v: Expr) -> Expr:  # neighbouring threads of a GPU read neighbours
+            return i * n_tiles + k.tile if s.flat else k.tile * (n_pages * _PAGE) + i * s.lanes + v
+
+        with T.serial(n_pages) as page:
+            with T.serial(_PAGE // s.lanes) as i, vector(s.lanes) as v:
+                T.buffer_store(total, total[v] + swept[at(page * (_PAGE // s.lanes) + i, v)], [v])
+            # Pages that nobody has written may all be the same one.
+            T.buffer_store(swept, T.float32(0), [at(page * (_PAGE // s.lanes), 0)])
         with vector(s.lanes) as v:
             T.buffer_store(sums, total[v], [k.tile * s.lanes + v])
-    return k.generated(n_tiles * _TILE)
+    return k.generated(n_tiles * n_pages * _PAGE)
 
 
 class Bench:

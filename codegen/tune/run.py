@@ -141,19 +141,10 @@ def tune(
         tuner = Tuner(tried, others, crew, records, wish.seed, started, note)
         tuner.run(wish.time_s * (1 - _LAST), wish.n_trials)
         progress("choices beside the defaults")
-        picks = used = tuner.conclude()
+        picks = tuner.conclude()
         report = Report(_rows(plan, found, trials, crew), trials, 0.0)
         whole = _Whole(checkpoint, target, options, crew, default_file, folder / "tuned.moss", n_threads, plan.chunk)
-        if picks:
-            progress("end to end")
-            whole.compare(_choices(found, picks), report)
-            if not _is_faster(report, found, picks):
-                picks = whole.chosen_one_by_one(found, picks, progress)
-                if picks:
-                    whole.compare(_choices(found, picks), report)
-            if picks and _is_faster(report, found, picks):
-                report.kept, used = True, picks
-                records.keep(_choices(found, picks))
+        used = whole.settle(found, picks, report, records, progress) or picks
         report.rows = [_chosen(row, used) for row in report.rows]
         report.n_discarded, report.n_devices = crew.n_discarded, len(crew.measurers)
         twin.close()
@@ -242,6 +233,34 @@ class _Whole:
     tuned: Path
     n_threads: int
     chunk: int
+
+    def settle(
+        self,
+        found: list[Subject],
+        picks: list[Pick],
+        report: Report,
+        records: Records,
+        progress: Callable[[str], None],
+    ) -> list[Pick]:
+        """Keep those that make the whole faster: all of them, those that do so in it, or those of prompts alone."""
+        tried: list[list[Pick]] = [[]]
+        choices: Sequence[Callable[[], list[Pick]]] = (
+            lambda: picks,
+            lambda: self.chosen_one_by_one(found, picks, progress),
+            lambda: [pick for pick in picks if not _is_decoding(found, pick)],
+        )
+        for choose in choices:
+            chosen = choose()
+            if chosen in tried:  # noise would let it pass some time
+                continue
+            tried.append(chosen)
+            progress("end to end")
+            self.compare(_choices(found, chosen), report)
+            if _is_faster(report, found, chosen):
+                report.kept = True
+                records.keep(_choices(found, chosen))
+                return chosen
+        return []
 
     def compare(self, choices: Choices, report: Report) -> None:
         """Note in `report` what a token and a prompt take."""

@@ -111,9 +111,11 @@ def test_all_is_swept(row):
     schedule = backend(row.resolved).schedule(row.resolved)
     kernel = sweep(schedule, 100_000)
     sums, swept = (np.zeros(p.n, np.float32) for p in kernel.params)
-    swept[:] = np.arange(swept.size) % 7
+    swept[:] = np.arange(swept.size) % 7 + 1
+    total = swept.sum()
     OneKernel([kernel], row.resolved, device=row.device).run(sums, swept)
-    assert 90_000 < swept.nbytes <= 100_000 and sums.sum() == swept.sum()
+    assert 90_000 < swept.nbytes <= 100_000 and sums.sum() == total
+    assert (swept.reshape(-1, 1024) == 0).any(axis=1).sum() >= swept.size // 1024 * (not schedule.flat)
 
 
 @pytest.mark.parametrize("bad", [CRASH, HANG], ids=["crash", "hang"])
