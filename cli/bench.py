@@ -165,13 +165,12 @@ def command(
     from mossnet_tg.cli.compile_model import refuse_uncompiled
     from mossnet_tg.cli.devices import is_gpu
     from mossnet_tg.cli.loading import Wanted, load_model
-    from mossnet_tg.codegen import moss_file
 
     wanted = Wanted(model, target, device, chunk, context, 0, allow_native)
     refuse_uncompiled(target)
     loaded = load_model(console, wanted).model
     assert loaded.path is not None
-    moss = moss_file.read(loaded.path)
+    moss = loaded.compiled
     gpu = is_gpu(loaded)
     options.warn_of_threads(console, threads is not None and gpu)
     tests: list[Test] = []

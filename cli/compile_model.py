@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +20,31 @@ from mossnet_tg.errors import MossnetError, UsageError
 if TYPE_CHECKING:
     from mossnet_tg.codegen.moss_file import MossFile
     from mossnet_tg.targets.table import CpuTarget, Target
-    from mossnet_tg.weights.checkpoint import Checkpoint
 
 FILE_NAME = "model.moss"
 
 
 @click.command()
 @options.model_argument
-@options.target
+@click.option(
+    "--target",
+    metavar="TARGET[,TARGET…]",
+    help="What to compile for (see: mossnet-tg targets); of several, the first that a device can run is used there."
+    "  [default: cpu]",
+)
 @options.device
-@click.option("-o", "--out", metavar="DIR", required=True, help=f"The folder in which {FILE_NAME} appears.")
+@click.option("-o", "--out", metavar="DIR", required=True, help=f"The folder in which {FILE_NAME} and the rest appear.")
+@click.option(
+    "--abi",
+    metavar="NAME",
+    default="",
+    help="The platform of the app that embeds the model: android-arm64 (or arm64-v8a), linux-arm64 or linux-x86_64."
+    "  [default: this machine's]",
+)
+@click.option(
+    "--ndk", metavar="DIR", type=click.Path(path_type=Path), help="Android's NDK.  [default: ANDROID_NDK_HOME]"
+)
+@click.option("--require-ndk", is_flag=True, help="Fail without an NDK: for what you ship.")
 @options.plan
 @options.verbosity
 @click.pass_obj
@@ -39,26 +54,34 @@ def command(
     target: str | None,
     device: str,
     out: str,
+    abi: str,
+    ndk: Path | None,
+    require_ndk: bool,
     chunk: int | None,
     context: int | None,
 ) -> None:
-    """Compile a checkpoint into one file, model.moss.
+    """Compile a checkpoint into one file, model.moss, and put what an app needs to run it beside it.
 
-    MODEL is a checkpoint folder or a .safetensors file; the bundled demo when left out. The file appears when it is
-    complete or not at all. Its path goes to stdout. No target needs its device here; cuda needs NVRTC or nvcc. Where
-    there are records of tuning (see: mossnet-tg tune) for --device, the kernels are made by them.
+    MODEL is a checkpoint folder or a .safetensors file; the bundled demo when left out. Beside the model appear
+    libmossnet, shared and static, its header, files for CMake and pkg-config, app.c, which continues a text, and
+    manifest.json, with sizes and hashes. Each file appears when it is complete or not at all. The model's path goes to
+    stdout.
+
+    No target needs its device here; cuda needs NVRTC or nvcc. Where there are records of tuning (see: mossnet-tg tune)
+    for --device, the kernels are made by them. Libraries for other platforms are built here, as docs/android.md says.
 
     \b
     Examples:
       mossnet-tg compile ./my-model --out build/
       mossnet-tg compile ./my-model --out build/ --target cpu:mcpu=x86-64-v3
       mossnet-tg compile ./my-model --out phone/ --target cpu:arch=aarch64,mcpu=cortex-a76
-      mossnet-tg compile ./my-model --out phone/ --target adreno
+      mossnet-tg compile ./my-model --out phone/ --target adreno,vulkan,cpu:arch=aarch64 --abi arm64-v8a
     """
     from mossnet_tg import host_at
     from mossnet_tg.codegen.tune.shelf import lookup
     from mossnet_tg.targets.devices import default_target
-    from mossnet_tg.targets.table import KINDS, parse_target
+    from mossnet_tg.targets.distribution import abi_named, distribute
+    from mossnet_tg.targets.table import KINDS, parse_target, split_targets
     from mossnet_tg.targets.transport import split_place
     from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
@@ -68,20 +91,31 @@ def command(
     refuse_uncompiled(target)
     place, device = split_place(device)
     host = host_at(place, console.step)
-    resolved = parse_target(target or default_target(device, host), device, host)
+    names = split_targets(target or default_target(device, host))
+    if device and len(names) > 1:
+        raise UsageError(f"--device '{device}' is for one target, and there are {len(names)}", "leave it out")
+    resolved = [parse_target(name, device, host) for name in names]
     plan = options.compile_options(chunk, context)
-    path = _prepared(Path(out)) / FILE_NAME
+    abi = abi_named(abi)
+    folder = _prepared(Path(out))
+    path = folder / FILE_NAME
     console.note(
-        f"compiling {checkpoint.name} ({count(checkpoint.n_params)} parameters) for {resolved.name}, chunk {plan.chunk}"
+        f"compiling {checkpoint.name} ({count(checkpoint.n_params)} parameters) for"
+        f" {' and '.join(one.name for one in resolved)}, chunk {plan.chunk}"
     )
     started = time.perf_counter()
     console.step("loading the compiler")
-    from mossnet_tg.codegen.compile import compile_checkpoint  # brings TVM, which takes seconds
+    from mossnet_tg.codegen.compile import compile_checkpoint, compile_for_several  # brings TVM, which takes seconds
 
-    found = lookup(resolved, KINDS[resolved.kind].wanted(device, host), host)
-    compile_checkpoint(checkpoint, resolved, path, plan, console.step, found)
+    if len(resolved) > 1:
+        compile_for_several(checkpoint, resolved, path, plan, console.step)
+    else:
+        found = lookup(resolved[0], KINDS[resolved[0].kind].wanted(device, host), host)
+        compile_checkpoint(checkpoint, resolved[0], path, plan, console.step, found)
+    facts = {"targets": [one.name for one in resolved], "model_hash": checkpoint.model_hash().hex()}
+    distribute(folder, path, facts, abi, console.step, ndk=ndk, require_ndk=require_ndk)
     console.clear()
-    _report(console, checkpoint, resolved, path, time.perf_counter() - started)
+    _report(console, resolved, path, time.perf_counter() - started)
     console.out(f"{path}\n")
 
 
@@ -115,25 +149,27 @@ def _prepared(folder: Path) -> Path:
     return folder
 
 
-def _report(console: Console, checkpoint: Checkpoint, target: Target, path: Path, seconds: float) -> None:
+def _report(console: Console, targets: Sequence[Target], path: Path, seconds: float) -> None:
     from mossnet_tg.codegen import moss_file
     from mossnet_tg.targets.table import CpuTarget
 
-    moss = moss_file.read(path)
-    session = moss.state_bytes + moss.arena_bytes + moss.io_bytes
+    variants = moss_file.read_all(path)
+    session = max(moss.state_bytes + moss.arena_bytes + moss.io_bytes for moss in variants)
     console.note(
-        f"compiled in {seconds:.1f} s: {human(path.stat().st_size)}, {len(moss.kernels)} kernels,"
-        f" {human(session)} of memory per session"
+        f"compiled in {seconds:.1f} s: {human(path.stat().st_size)},"
+        f" {sum(len(moss.kernels) for moss in variants)} kernels, {human(session)} of memory per session"
     )
-    if records := moss.meta.get("records"):
+    if records := variants[0].meta.get("records"):
         console.note(f"with the records of tuning: {records}")
-    if names := [name for name in moss.meta.get("nan_tensors", "").split(",") if name]:
+    if names := [name for name in variants[0].meta.get("nan_tensors", "").split(",") if name]:
         console.warning(f"the weights hold NaN or infinity: {', '.join(names)}")
-    for line in _elsewhere(target) if isinstance(target, CpuTarget) else _on_gpus(moss, target, path):
-        console.note(line)
-    for entry in moss.entries:
-        console.detail(2, f"{entry.name}: {entry.n_steps} steps, {entry.n_tokens} tokens")
-    console.detail(2, f"state {moss.state_bytes}, arena {moss.arena_bytes}, io {moss.io_bytes} bytes")
+    for target, moss in zip(targets, variants, strict=True):
+        which = f"{target.kind}: " if len(targets) > 1 else ""
+        for line in _elsewhere(target) if isinstance(target, CpuTarget) else _on_gpus(moss, target, path):
+            console.note(f"{which}{line}")
+        for entry in moss.entries:
+            console.detail(2, f"{which}{entry.name}: {entry.n_steps} steps, {entry.n_tokens} tokens")
+        console.detail(2, f"{which}state {moss.state_bytes}, arena {moss.arena_bytes}, io {moss.io_bytes} bytes")
 
 
 def _elsewhere(target: CpuTarget) -> Iterator[str]:

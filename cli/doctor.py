@@ -96,17 +96,16 @@ def command(
       mossnet-tg doctor ./my-model --target adreno --device adb:
     """
     from mossnet_tg.cli.loading import Wanted, load_model
-    from mossnet_tg.codegen import moss_file
     from mossnet_tg.codegen.doctor import ENTRIES, examine
 
     wanted = Wanted(model, target, device, chunk, context, 0, allow_native)
     _check(wanted, against)
     found = load_model(console, wanted).model
     assert found.path is not None
-    found_file = moss_file.read(found.path)
+    found_file = found.compiled
     expected = load_model(console, _reference(wanted, against, found_file)).model
     assert expected.path is not None
-    expected_file = moss_file.read(expected.path)
+    expected_file = expected.compiled
     _check_twins(against, expected_file, found_file)
 
     kinds = [kind for kind in ENTRIES if entry in (None, kind.name.lower())]

@@ -118,7 +118,7 @@ def _compiled(path: str) -> dict[str, Any]:
     from mossnet_tg.config import Config
     from mossnet_tg.errors import ArtifactError
 
-    moss = moss_file.read(path)
+    moss, *others = moss_file.read_all(path)
     if "config" not in moss.meta:
         raise ArtifactError(f"{path}: META has no configuration", "compile the checkpoint again")
     c = Config.from_json(moss.meta["config"], f"{path}: config")
@@ -141,11 +141,21 @@ def _compiled(path: str) -> dict[str, Any]:
         "images": _images(moss.code) if moss.meta.get("driver") == "cuda" else None,
         "tokenizer_bytes": len(moss.tokenizer),
         "nan_tensors": [name for name in moss.meta.get("nan_tensors", "").split(",") if name],
+        "variants": [_variant(one) for one in (moss, *others)] if others else None,
         "kernels": [_kernel(moss, i) for i in range(len(moss.kernels))],
         "entries": [
             {"name": e.name, "n_tokens": e.n_tokens, "n_logits": e.n_logits, "steps": _steps(moss, e)}
             for e in moss.entries
         ],
+    }
+
+
+def _variant(moss: MossFile) -> dict[str, Any]:
+    return {
+        "target": moss.meta.get("target", ""),
+        "kernels": len(moss.kernels),
+        "code_bytes": len(moss.code),
+        "session_bytes": moss.state_bytes + moss.arena_bytes + moss.io_bytes,
     }
 
 
@@ -276,6 +286,20 @@ _GPU_COLUMNS = (("groups", "groups"), ("block", "block"), ("local bytes", "local
 
 def _kernel_lines(found: dict[str, Any]) -> Iterator[str]:
     kernels = found["kernels"]
+    if found["variants"]:
+        yield "variants, the first that runs is taken; the kernels below are those of the first"
+        yield from table(
+            [
+                (
+                    v["target"],
+                    f"{v['kernels']} kernels",
+                    human(v["code_bytes"]),
+                    f"{human(v['session_bytes'])} a session",
+                )
+                for v in found["variants"]
+            ],
+            " rrr",
+        )
     yield f"kernels: {len(kernels)}, {human(found['code_bytes'])} of code"
     if found["images"] is not None:
         yield from table([(f"{i['kind']} {i['arch']}", human(i["bytes"])) for i in found["images"]], " r")

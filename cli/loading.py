@@ -101,6 +101,11 @@ def _tell(console: Console, loaded: Loaded, wanted: Wanted) -> None:
         console.note(f"note: {device['name']} is no {kind.device.capitalize()}, for which the model was compiled")
     console.detail(1, f"loaded {model.meta('source') or wanted.path} in {loaded.seconds:.2f} s ({loaded.how})")
     console.detail(1, f"device: {in_a_line(device)}")
+    if "variant" in device:
+        passed = f", passed over: {device['passed_over']}" if device["passed_over"] else ""
+        console.detail(
+            1, f"variant {int(device['variant']) + 1} of {device['n_variants']}: {model.meta('target')}{passed}"
+        )
     if records := model.meta("records"):
         console.detail(1, f"with the records of tuning: {records}")
     if model.path is not None:

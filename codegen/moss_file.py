@@ -26,6 +26,7 @@ from mossnet_tg.errors import ArtifactError, MossnetError
 MAGIC = b"MOSSTG\r\n"
 VERSION = 2
 MAX_SECTIONS = 64
+MAX_VARIANTS = 6
 MAX_RECORDS = 1 << 20
 MAX_PARAMS = 24
 MAX_TILES = 1 << 24
@@ -101,6 +102,7 @@ class _Type(IntEnum):
 
 
 _OPTIONAL = (_Type.META, _Type.TOKENIZER)
+_SHARED = (_Type.TOKENIZER, _Type.WEIGHTS)  # by all variants
 _RECORDS = {
     _Type.META: _META,
     _Type.MODEL: _MODEL,
@@ -196,15 +198,21 @@ class MossFile:
 Chunk = bytes | memoryview | npt.NDArray[Any]
 
 
-def write(path: str | os.PathLike[str], moss: MossFile, weights: Iterable[tuple[int, Chunk]]) -> None:
+def write(
+    path: str | os.PathLike[str],
+    moss: MossFile,
+    weights: Iterable[tuple[int, Chunk]],
+    others: Sequence[MossFile] = (),
+) -> None:
     """Writes a model: `weights` gives (offset in WEIGHTS, bytes) in ascending order; what lies between is zero.
+    `others` are further variants of it on the same weights, tried in order where those before them do not run.
 
     The file appears under its name only when it is complete. Raises `MossnetError` when the disk does not take it,
     and `ArtifactError` when `moss` is no valid plan.
     """
     target = Path(path)
-    head, file_bytes = _encode(moss)
-    _Reader(head, file_bytes).read()
+    head, file_bytes = _encode([moss, *others])
+    _read_variants(head, file_bytes)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         with _writing(target):
@@ -268,8 +276,18 @@ class _Strings:
         return self.references[text]
 
 
-def _encode(moss: MossFile) -> tuple[bytes, int]:
+def _encode(variants: Sequence[MossFile]) -> tuple[bytes, int]:
     """The file up to the weights, and the size of the whole."""
+    sections = [
+        (kind, variant, content) for variant, moss in enumerate(variants) for kind, content in _own(moss).items()
+    ]
+    if variants[0].tokenizer:
+        sections.insert(-1, (_Type.TOKENIZER, 0, variants[0].tokenizer))
+    return _lay_out(variants[0], sections)
+
+
+def _own(moss: MossFile) -> dict[_Type, bytes]:
+    """A variant's own sections."""
     strings = _Strings()
     sections: dict[_Type, bytes] = {_Type.META: b"".join(
         _META.pack(strings.add(key), strings.add(value)) for key, value in moss.meta.items()
@@ -303,23 +321,20 @@ def _encode(moss: MossFile) -> tuple[bytes, int]:
         )
         for e in moss.entries
     )  # fmt: skip
-    if moss.tokenizer:
-        sections[_Type.TOKENIZER] = moss.tokenizer
-    sections = {_Type.STR: bytes(strings.data), **sections, _Type.CODE: moss.code}
-    return _lay_out(moss, sections)
+    return {_Type.STR: bytes(strings.data), **sections, _Type.CODE: moss.code}
 
 
 def _align(offset: int, to: int) -> int:
     return -(-offset // to) * to
 
 
-def _lay_out(moss: MossFile, sections: Mapping[_Type, bytes]) -> tuple[bytes, int]:
+def _lay_out(moss: MossFile, sections: Sequence[tuple[_Type, int, bytes]]) -> tuple[bytes, int]:
     table, body = bytearray(), bytearray()
     start = _HEADER.size + (len(sections) + 1) * _SECTION.size
-    for kind, content in sections.items():
+    for kind, variant, content in sections:
         offset = _align(start + len(body), PAGE_ALIGN if kind == _Type.CODE else SECTION_ALIGN)
         body += bytes(offset - start - len(body)) + content
-        table += _SECTION.pack(kind, int(kind not in _OPTIONAL), offset, len(content), zlib.crc32(content), 0)
+        table += _SECTION.pack(kind, int(kind not in _OPTIONAL), offset, len(content), zlib.crc32(content), variant)
     offset = _align(start + len(body), PAGE_ALIGN)
     body += bytes(offset - start - len(body))
     table += _SECTION.pack(_Type.WEIGHTS, 1, offset, moss.weights_bytes, 0, 0)
@@ -329,15 +344,28 @@ def _lay_out(moss: MossFile, sections: Mapping[_Type, bytes]) -> tuple[bytes, in
 
 
 def read(path: str | os.PathLike[str]) -> MossFile:
-    """Reads and checks everything but the weights. Raises `ArtifactError` for a file that libmossnet would refuse."""
+    """Reads and checks everything but the weights, and returns the first variant. Raises `ArtifactError` for a file
+    that libmossnet would refuse.
+    """
+    return read_all(path)[0]
+
+
+def read_all(path: str | os.PathLike[str]) -> list[MossFile]:
+    """All variants of a file, as `read`."""
     target = Path(path)
     try:
         with _map(target) as data:
-            moss = _Reader(data, len(data)).read()
+            found = _read_variants(data, len(data))
             _check_sums(data)
-            return moss
+            return found
     except ArtifactError as error:
         raise ArtifactError(f"{target}: {error}") from None
+
+
+def _read_variants(data: bytes | memoryview, file_bytes: int) -> list[MossFile]:
+    first = _Reader(data, file_bytes)
+    found = [first.read()]
+    return found + [_Reader(data, file_bytes, variant).read() for variant in range(1, first.n_variants)]
 
 
 def read_weights(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
@@ -380,11 +408,12 @@ def _refuse(message: str) -> NoReturn:
 
 
 class _Reader:
-    """One reading of a file's head. `data` may end before the weights; `file_bytes` is the size of the whole."""
+    """One reading of a variant. `data` may end before the weights; `file_bytes` is the size of the whole."""
 
-    def __init__(self, data: bytes | memoryview, file_bytes: int) -> None:
+    def __init__(self, data: bytes | memoryview, file_bytes: int, variant: int = 0) -> None:
         self.data = memoryview(data)
         self.file_bytes = file_bytes
+        self.variant, self.n_variants = variant, 1
         self.spans: dict[_Type, tuple[int, int]] = {}
 
     def read(self) -> MossFile:
@@ -445,9 +474,12 @@ class _Reader:
     def _sections(self, n: int) -> None:
         end = _HEADER.size + n * _SECTION.size
         for i in range(n):
-            kind, flags, offset, size, _, reserved = _SECTION.unpack_from(self.data, _HEADER.size + i * _SECTION.size)
-            if flags > 1 or reserved:
+            kind, flags, offset, size, _, variant = _SECTION.unpack_from(self.data, _HEADER.size + i * _SECTION.size)
+            if flags > 1:
                 _refuse(f"section {i}: reserved bits are set")
+            if variant >= MAX_VARIANTS or (variant and kind in _SHARED):
+                expected = "0" if kind in _SHARED else f"0 to {MAX_VARIANTS - 1}"
+                _refuse(f"section {i} is of variant {variant}, expected {expected}")
             if offset % SECTION_ALIGN:
                 _refuse(f"section {i} at offset {offset}, expected a multiple of {SECTION_ALIGN}")
             if offset + size > self.file_bytes:
@@ -457,14 +489,16 @@ class _Reader:
             if _Type.WEIGHTS in self.spans:
                 _refuse(f"section {i} stands after WEIGHTS, which must be the last")
             end = offset + size
-            if kind in _Type.__members__.values():
+            self.n_variants = max(self.n_variants, variant + 1)
+            if kind not in _Type.__members__.values():
+                if flags & 1:
+                    _refuse(f"section {i} is of type {kind}, which this does not know but must")
+            elif kind in _SHARED or variant == self.variant:
                 self._known_section(_Type(kind), offset, size)
-            elif flags & 1:
-                _refuse(f"section {i} is of type {kind}, which this does not know but must")
         for known in _Type:
             if known not in self.spans:
                 if known not in _OPTIONAL:
-                    _refuse(f"section {known.name} is missing")
+                    _refuse(f"section {known.name} is missing in variant {self.variant}")
                 self.spans[known] = (0, 0)
 
     def _known_section(self, kind: _Type, offset: int, size: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -12,28 +13,49 @@ from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.backends import Code
 from mossnet_tg.codegen.kernels.build import Generated, itemsize
 from mossnet_tg.codegen.plan import Plan, Progress
+from mossnet_tg.errors import MossnetError
 from mossnet_tg.targets.table import CpuTarget, Target
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import value
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A model compiled for one target."""
+
+    plan: Plan
+    code: Code
+    meta: Mapping[str, str]
+
+
 def write_package(
-    path: str | os.PathLike[str],
-    plan: Plan,
-    code: Code,
-    checkpoint: Checkpoint,
-    meta: Mapping[str, str],
-    progress: Progress,
+    path: str | os.PathLike[str], variants: Sequence[Variant], checkpoint: Checkpoint, progress: Progress
 ) -> None:
-    """Write the model file; the weights are laid out and written one by one. Raises MossnetError when the disk does
-    not take it.
+    """Write the model file, the variant that is tried first at the front; the weights are laid out and written one by
+    one. Raises MossnetError when the disk does not take it, and where variants want the weights to lie differently.
     """
+    plan = variants[0].plan
+    for other in variants[1:]:
+        if _lies(other.plan) != _lies(plan):
+            text = f"{variants[0].meta['target']} and {other.meta['target']} want the weights to lie differently"
+            raise MossnetError(text, "compile a file for each")
+    moss, *others = [_record(variant, checkpoint) for variant in variants]
+    moss_file.write(path, moss, _laid_out(plan, checkpoint, progress), others)
+
+
+def _lies(plan: Plan) -> list[Any]:
+    """Where each weight lies, and how."""
+    return [(w.name, w.parts, w.matrix and w.matrix.panels.width) for w in plan.weights]
+
+
+def _record(variant: Variant, checkpoint: Checkpoint) -> moss_file.MossFile:
+    plan, code = variant.plan, variant.code
     kernels = [kernel_record(function.generated, code) for function in plan.functions]
     steps = []
     for step in plan.steps:
         g = plan.functions[step.function].generated
         steps.append(moss_file.Step(step.function, step.args, g.grid, step.label, g.small))
-    moss = moss_file.MossFile(
+    return moss_file.MossFile(
         model_hash=checkpoint.model_hash(),
         vocab_size=plan.config.vocab_size,
         chunk=plan.chunk,
@@ -48,10 +70,9 @@ def write_package(
         steps=steps,
         entries=plan.entries,
         code=code.code,
-        meta=meta,
+        meta=variant.meta,
         tokenizer=checkpoint.tokenizer_json or b"",
     )
-    moss_file.write(path, moss, _laid_out(plan, checkpoint, progress))
 
 
 def kernel_record(kernel: Generated, code: Code) -> moss_file.Kernel:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from mossnet_tg.codegen.moss_file import MossFile
     from mossnet_tg.codegen.options import CompileOptions
     from mossnet_tg.config import Config
     from mossnet_tg.engine import CompiledModel, Session
@@ -179,7 +180,11 @@ class Model:
         from mossnet_tg.targets import devices
         from mossnet_tg.targets.table import KINDS
 
-        file, meta = os.fspath(path), moss_file.read(path).meta
+        file, variants = os.fspath(path), moss_file.read_all(path)
+        if len(variants) > 1:
+            driver, name = devices.split(device)
+            return cls._load_compiled(path, allow_native, n_threads, name, host, progress, driver)
+        meta = variants[0].meta
         driver = meta.get("driver", "")
         kind = KINDS.get(meta.get("target", "").partition(":")[0]) or KINDS.get(driver)
         name = devices.wanted(f"{file}:", driver, kind.device if kind else "", device, host)
@@ -200,6 +205,7 @@ class Model:
         device: str,
         host: Runner | None,
         progress: Progress,
+        driver: str = "",
     ) -> Model:
         from mossnet_tg.codegen.cache import program_folder
         from mossnet_tg.config import Config
@@ -207,9 +213,10 @@ class Model:
 
         engine: CompiledModel | RemoteModel
         if host is None:
-            engine = CompiledModel(path, allow_native=allow_native, device=device, cache_dir=program_folder())
+            folder = program_folder()
+            engine = CompiledModel(path, allow_native=allow_native, device=device, cache_dir=folder, driver=driver)
         else:
-            engine = host.load(path, allow_native=allow_native, device=device, progress=progress)
+            engine = host.load(path, allow_native=allow_native, device=device, driver=driver, progress=progress)
         config = Config.from_json(engine.meta("config") or "", f"{os.fspath(path)}: config")
         eos = tuple(int(i) for i in (engine.meta("eos") or "").split(",") if i.isdecimal())
         if any(i >= config.vocab_size for i in eos):
@@ -242,6 +249,14 @@ class Model:
         """A value of the model.moss's META (docs/format.md); None where there is none."""
         value: str | None = None if self.path is None else self.engine.meta(key)
         return value
+
+    @property
+    def compiled(self) -> MossFile:
+        """What its model.moss holds, of the variant in use. Not for a model that runs uncompiled."""
+        from mossnet_tg.codegen import moss_file
+
+        assert self.path is not None
+        return moss_file.read_all(self.path)[int(self.engine.device.get("variant", 0))]
 
     def session(self) -> Session | RemoteSession | PlainSession:
         """A new sequence: prefill, decode, score, reset; on compiled models also save, restore and fork."""

@@ -46,7 +46,8 @@ class _Options(ctypes.Structure):
         ("timeout_ms", c_uint32),
         ("device", c_char_p),
         ("cache_dir", c_char_p),
-        ("reserved", c_uint64 * 4),
+        ("driver", c_char_p),
+        ("reserved", c_uint64 * 3),
     )
 
 
@@ -98,6 +99,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "model_tokenizer": (c_void_p, (c_void_p, POINTER(c_size_t))),
     "model_device": (c_size_t, (c_void_p, c_char_p, c_size_t)),
     "model_bandwidth": (_STATUS, (c_void_p, c_uint64, c_uint32, POINTER(c_double))),
+    "session_bytes": (c_uint64, (c_void_p,)),
     "session_new": (_STATUS, (c_void_p, c_uint32, POINTER(c_void_p))),
     "session_free": (None, (c_void_p,)),
     "session_reset": (None, (c_void_p,)),
@@ -105,6 +107,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "session_prefill": (_STATUS, (c_void_p, c_void_p, c_size_t, POINTER(c_void_p))),
     "session_decode": (_STATUS, (c_void_p, c_int32, POINTER(c_void_p))),
     "session_score": (_STATUS, (c_void_p, c_void_p, c_size_t, c_void_p)),
+    "session_cancel": (None, (c_void_p,)),
     "session_position": (c_uint64, (c_void_p,)),
     "session_threads": (c_uint32, (c_void_p,)),
     "session_state_bytes": (c_size_t, (c_void_p,)),
@@ -296,7 +299,7 @@ class CompiledModel(_Handle):
     """A model.moss, loaded. `allow_native` is the caller's consent to run its code on the processor.
 
     On GPUs `device` is a part of the device's name, `cache_dir` keeps built programs, `timeout_s` (0: 30) is the
-    longest run.
+    longest run. Of a file with several variants the first that runs is taken, of `driver`'s where that is given.
 
     Sessions that are left when it is closed go on, and keep what they need of it.
     """
@@ -311,13 +314,13 @@ class CompiledModel(_Handle):
         device: str = "",
         cache_dir: str | os.PathLike[str] = "",
         timeout_s: float = 0,
+        driver: str = "",
         library: Library | None = None,
     ) -> None:
         library = library or Library.default()
         pointer = c_void_p()
-        options = _Options(
-            ALLOW_NATIVE if allow_native else 0, round(timeout_s * 1000), device.encode(), os.fsencode(cache_dir)
-        )
+        flags, timeout_ms = ALLOW_NATIVE if allow_native else 0, round(timeout_s * 1000)
+        options = _Options(flags, timeout_ms, device.encode(), os.fsencode(cache_dir), driver.encode() or None)
         library.check("model_load", os.fsencode(path), byref(options), byref(pointer))
         super().__init__(library, pointer)
         self.info = self._info()
@@ -373,6 +376,8 @@ class Session(_Handle):
 
     The logits that `prefill` and `decode` return are the library's own memory when `copy` is False: the next call on
     this session overwrites them, and closing it frees them.
+
+    It belongs to one thread at a time: what another calls meanwhile, but `cancel`, raises UsageError.
     """
 
     _free = "session_free"
@@ -395,6 +400,12 @@ class Session(_Handle):
             view.flags.writeable = False
             self._views[address] = view
         return view.copy() if copy else view
+
+    def cancel(self) -> None:
+        """Ends the call that another thread is in, or else the next one, with CancelledError; `position` says how far
+        it came.
+        """
+        self.library.call("session_cancel", self.pointer)
 
     def prefill(self, ids: Ids, *, copy: bool = True) -> Logits:
         """Reads tokens; returns the logits [vocab_size] for the one after the last."""

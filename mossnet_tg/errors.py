@@ -36,6 +36,10 @@ class DeviceError(MossnetError):
     exit_code = 3
 
 
+class CancelledError(MossnetError):
+    """The call was ended by `Session.cancel`."""
+
+
 class ArtifactError(MossnetError):
     """A compiled model and the machine or runtime that should run it do not fit (exit code 4)."""
 
@@ -54,6 +58,7 @@ _BY_STATUS: tuple[type[MossnetError], ...] = (
     ArtifactError,  # STATE
     UsageError,  # CONTEXT
     DeviceError,  # DEVICE
+    CancelledError,  # CANCELLED
 )
 _HINTS = {
     5: "compile the model on this machine, or for another target or device: mossnet-tg targets shows what there is",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from mossnet_tg.errors import MossnetError
 
@@ -31,6 +33,14 @@ def make_writable(folder: Path) -> None:
     except OSError as e:
         hint = "set MOSSNET_CACHE_DIR to a folder that can be written"
         raise MossnetError(f"{folder}: the cache folder cannot be used: {e.strerror}", hint) from None
+
+
+def sha256(file: BinaryIO) -> bytes:
+    """The hash of what is left of a file."""
+    total = hashlib.sha256()
+    while block := file.read(1 << 20):
+        total.update(block)
+    return total.digest()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

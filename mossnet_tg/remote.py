@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
-import hashlib
 import math
 import os
 import struct
@@ -41,6 +40,7 @@ from mossnet_tg.engine import (
     token_array,
 )
 from mossnet_tg.errors import DeviceError, MossnetError, UsageError
+from mossnet_tg.folders import sha256
 from mossnet_tg.sampling import SamplingParams
 from mossnet_tg.targets.frames import MAX_BYTES, Answer, Connection, Request, text
 from mossnet_tg.targets.transport import Local, Transport, own_runner, transport
@@ -169,6 +169,7 @@ class Runner:
         device: str = "",
         cache_dir: str | os.PathLike[str] | None = None,
         timeout_s: float = 0,
+        driver: str = "",
         keep: bool = True,
         progress: Callable[[str], None] = lambda step: None,
     ) -> RemoteModel:
@@ -186,7 +187,7 @@ class Runner:
         digest = None if self.transport.shares_files else self._sent(Path(path), progress)
         name = os.fspath(Path(path).resolve()) if digest is None else f"{digest.hex()}.moss"
         try:
-            return RemoteModel(self, name, allow_native, device, os.fsencode(cache_dir), timeout_s)
+            return RemoteModel(self, name, allow_native, device, os.fsencode(cache_dir), timeout_s, driver)
         except MossnetError as e:  # says of the file what it is called there, cut to so much
             reason = str(e).removeprefix(f"{name[:200]}: ")
             raise e if reason == str(e) else type(e)(f"{os.fspath(path)}: {reason}", e.hint) from None
@@ -200,7 +201,7 @@ class Runner:
         try:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                digest = _sha256(file)
+                digest = sha256(file)
                 if not _unpack("<I", self.connection.call(Request.HAS, digest + struct.pack("<Q", size)))[0]:
                     file.seek(0)
                     self._send(file, digest, size, progress)
@@ -255,13 +256,14 @@ class RemoteModel(_Handle):
         device: str,
         cache_dir: bytes,
         timeout_s: float,
+        driver: str,
     ) -> None:
         self.library = runner  # what says of the machine
         self.timeout_s = timeout_s or _TIMEOUT_S
         self._meta: dict[str, str | None] = {}
         connection = runner.connection
         payload = struct.pack("<II", ALLOW_NATIVE if allow_native else 0, round(timeout_s * 1000))
-        payload += text(file) + text(device) + text(cache_dir)
+        payload += text(file) + text(device) + text(cache_dir) + text(driver)
         answer = connection.call(Request.LOAD, payload, _LOAD_S)
         number, info = _unpack(f"<I{ctypes.sizeof(InfoStruct)}s", answer)
         super().__init__(connection, number)
@@ -526,13 +528,6 @@ class RemoteSampler(_Handle):
 # What runs somewhere: here or there.
 AnyModel: TypeAlias = CompiledModel | RemoteModel
 AnySession: TypeAlias = Session | RemoteSession
-
-
-def _sha256(file: BinaryIO) -> bytes:
-    total = hashlib.sha256()
-    while block := file.read(1 << 20):
-        total.update(block)
-    return total.digest()
 
 
 def _facts(lines: bytes) -> dict[str, str]:

@@ -333,6 +333,21 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def split_targets(text: str) -> list[str]:
+    """The targets of a list with commas, which also stand between a target's options: `cpu:arch=aarch64,mcpu=x,vulkan`
+    are two. Raises UsageError for one that is there twice.
+    """
+    found: list[str] = []
+    for part in text.split(","):
+        if found and "=" in part.partition(":")[0]:
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise UsageError(f"target {twice[0]} is there twice")
+    return found
+
+
 def parse_target(text: str, device: str = "", host: Host | None = None) -> Target:
     """`KIND[:key=value,…]` resolved; raises UsageError that says what was found and what is known.
 

@@ -309,9 +309,12 @@ def own_runner() -> Path:
 
 def runner_for(abi: str, progress: Progress) -> Path:
     """The runner for a machine, which may be built now. Raises MossnetError where there is none and none can be."""
-    if abi == _ABIS.get((f"{platform.system()} {platform.machine()}", "")):
-        return own_runner()
-    return cross.runner(abi, progress)
+    return own_runner() if abi == own_abi() else cross.runner(abi, progress)
+
+
+def own_abi() -> str:
+    """The platform that this machine is; "" for one that there are no runners for."""
+    return _ABIS.get((f"{platform.system()} {platform.machine()}", ""), "")
 
 
 def _version() -> str:

@@ -68,6 +68,10 @@ class CpuSchedule:
         width = self.tuning.width(task.matrices, self.width)
         return replace(self, width=width, **self.tuning.chosen(task))
 
+    def sharing(self, width: int, most_bytes: int) -> CpuSchedule:
+        """With panels that kernels of other targets read too; a tile keeps its registers."""
+        return replace(self, width=width, most_bytes=most_bytes, rows=max(1, self.rows * self.width // width))
+
     @property
     def vectors(self) -> int:
         """Vectors of a panel's width."""

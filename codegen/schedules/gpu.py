@@ -56,6 +56,10 @@ class GpuSchedule:
             return replace(self, width=width, vector=1, token_rows=1, threads=2 * width, half=False)
         return replace(self, width=width, **self.tuning.chosen(task))
 
+    def sharing(self, width: int, most_bytes: int) -> GpuSchedule:
+        """With panels that kernels of other targets read too."""
+        return replace(self, width=width, most_bytes=most_bytes)
+
     @property
     def panels(self) -> Panels:
         """How the task's matrices lie."""

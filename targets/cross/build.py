@@ -39,11 +39,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Output:
-    """A file to be made of C: a program, or else a shared library that calls itself `name`."""
+    """A file to be made of C: a program, an archive, or else a shared library that calls itself `name`."""
 
     name: str
     sources: tuple[Path, ...]
     is_program: bool
+    is_archive: bool = False
 
 
 def library_sources() -> tuple[Path, ...]:
@@ -61,6 +62,14 @@ def library(
 ) -> Path:
     """libmossnet.so for a platform, as `build` makes it."""
     return build(abi, Output("libmossnet.so", library_sources(), is_program=False), progress, Wanted(ndk, require_ndk))
+
+
+def archive(
+    abi: str, progress: Progress = lambda _: None, *, ndk: Path | None = None, require_ndk: bool = False
+) -> Path:
+    """libmossnet.a for a platform, as `build` makes it."""
+    output = Output("libmossnet.a", library_sources(), is_program=False, is_archive=True)
+    return build(abi, output, progress, Wanted(ndk, require_ndk))
 
 
 def runner(
@@ -86,7 +95,7 @@ def build(abi: str, output: Output, progress: Progress, wanted: Wanted) -> Path:
     make_writable(cross_folder())
     with tempfile.TemporaryDirectory(dir=cross_folder(), prefix=".") as folder:
         made = make(to, output, toolchain, Path(folder))
-        if wrong := elf.findings(made.read_bytes(), to.rules, output.is_program):
+        if not output.is_archive and (wrong := elf.findings(made.read_bytes(), to.rules, output.is_program)):
             hint = "another compiler may do better; please report it"
             raise MossnetError(f"{output.name} for {abi}, made by {toolchain.name}: {'; '.join(wrong)}", hint)
         path.parent.mkdir(exist_ok=True)
@@ -101,13 +110,17 @@ def make(to: Platform, output: Output, toolchain: Toolchain, folder: Path, optio
         sources += android_libc.make(toolchain, folder, output.is_program)
     compile = [*toolchain.compile, *_COMPILE, *to.compile, *options, f"-I{RUNTIME}"]
     compile.append(f'-DMOSSNET_VERSION="{Library.default().version}"')
-    objects = [f"{i}.o" for i in range(len(sources))]
+    objects = [f"{source.stem}.o" for source in sources]
 
     def compile_one(source: Path, path: str) -> None:
         must_run(f"{toolchain.name}: compiling {source.name}", [*compile, "-c", "-o", path, str(source)], folder)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, sources, objects))
+    if output.is_archive:
+        what = f"{toolchain.name}: putting {output.name} together"
+        must_run(what, [*toolchain.ar, "rcsD", output.name, *objects], folder)
+        return folder / output.name
     own = ["-dynamic-linker", to.rules.interpreter] if output.is_program else ["-soname", output.name]
     kind = "-pie" if output.is_program else "-shared"
     link = [*toolchain.link, kind, *toolchain.linker_options([*to.link, *own]), "-o", output.name]

@@ -28,7 +28,7 @@ def find(wanted: Wanted) -> Toolchain | str:
     command = (str(compilers[0]), f"--target=aarch64-linux-android{API_LEVEL}")
     if differs := disagreement(command):
         name += f"; what mossnet-tg takes for its headers where there is none is wrong, please report: {differs}"
-    return Toolchain(name, command, command)
+    return Toolchain(name, command, command, (str(compilers[0].with_name("llvm-ar")),))
 
 
 def disagreement(compile: tuple[str, ...]) -> str:

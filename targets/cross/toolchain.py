@@ -27,7 +27,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """`compile` is followed by options and a source, `link` by options and objects, in the folder that is built in.
+    """`compile` is followed by options and a source, `link` by options and objects, in the folder that is built in;
+    `ar` makes archives.
 
     `own_libc`: there `android_libc` makes what they include and link to, and `link` is a linker, no compiler.
     """
@@ -35,6 +36,7 @@ class Toolchain:
     name: str  # what it is, of which version, and what is to be known of it
     compile: tuple[str, ...]
     link: tuple[str, ...]
+    ar: tuple[str, ...]
     own_libc: bool = False
 
     def linker_options(self, options: Sequence[str]) -> list[str]:
@@ -74,7 +76,7 @@ def compiler(*names: str) -> Finder:
 
     def find(_: Wanted) -> Toolchain | str:
         for path in filter(None, map(shutil.which, names)):
-            return Toolchain(version(path, "--version"), (path,), (path,))
+            return Toolchain(version(path, "--version"), (path,), (path,), _ar(f"{path.removesuffix('gcc')}ar"))
         return f"no {' or '.join(names)}"
 
     return find
@@ -91,9 +93,9 @@ def clang(triple: str, *, own_libc: bool = False, libc: str = "") -> Finder:
             return f"no {libc} for clang"
         name = f"{version(cc, '--version')}, {version(ld, '--version')}"
         if own_libc:
-            return _with_own_libc(name, triple, (cc,), (ld,), version(cc, "-print-resource-dir"))
+            return _with_own_libc(name, triple, (cc,), (ld,), _ar("llvm-ar"), version(cc, "-print-resource-dir"))
         target = (cc, f"--target={triple}")
-        return Toolchain(name, target, (*target, "-fuse-ld=lld"))
+        return Toolchain(name, target, (*target, "-fuse-ld=lld"), _ar("llvm-ar"))
 
     return find
 
@@ -112,15 +114,24 @@ def zig(triple: str, *, own_libc: bool = False) -> Finder:
             folder = re.search(r'\blib_dir"?\s*[=:]\s*"(.+?)"', must_run("zig env", [*program, "env"]))
             if not folder:
                 raise MossnetError(f"`{' '.join(program)} env` names no lib_dir: this zig is not known")
-            return _with_own_libc(name, triple, (*program, "clang"), (*program, "ld.lld"), folder[1])
+            tools = ((*program, "clang"), (*program, "ld.lld"), (*program, "ar"))
+            return _with_own_libc(name, triple, *tools, folder[1])
         # Its checks of undefined behaviour end the program where they find any.
         cc = (*program, "cc", "-target", triple, "-fno-sanitize=all", "-g0")
-        return Toolchain(name, cc, cc)
+        return Toolchain(name, cc, cc, (*program, "ar"))
 
     return find
 
 
-def _with_own_libc(name: str, triple: str, cc: tuple[str, ...], ld: tuple[str, ...], folder: str) -> Toolchain:
+def _ar(*names: str) -> tuple[str, ...]:
+    """The first of these that is there, else the machine's own, which knows the files of any."""
+    return (next(filter(None, map(shutil.which, names)), "ar"),)
+
+
+def _with_own_libc(
+    name: str, triple: str, cc: tuple[str, ...], ld: tuple[str, ...], ar: tuple[str, ...], folder: str
+) -> Toolchain:
     """A clang and an lld; the compiler's own headers lie in `folder`/include."""
     headers = [option for path in (f"{folder}/include", "include") for option in ("-isystem", path)]
-    return Toolchain(f"{name}, {_NO_NDK}", (*cc, f"--target={triple}", "-nostdinc", *headers), (*ld, "-Llib"), True)
+    compile = (*cc, f"--target={triple}", "-nostdinc", *headers)
+    return Toolchain(f"{name}, {_NO_NDK}", compile, (*ld, "-Llib"), ar, own_libc=True)

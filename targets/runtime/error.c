@@ -34,6 +34,7 @@ const char *mossnet_status_name(mossnet_status status) {
     case MOSSNET_STATE: return "STATE";
     case MOSSNET_CONTEXT: return "CONTEXT";
     case MOSSNET_DEVICE: return "DEVICE";
+    case MOSSNET_CANCELLED: return "CANCELLED";
     }
     return "UNKNOWN";
 }

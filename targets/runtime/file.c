@@ -41,29 +41,30 @@ enum section_type {
     SECTION_TYPES
 };
 
-/* record_bytes 0: the section is no table. */
+/* record_bytes 0: the section is no table. shared: all variants have it in common, the others each have their own. */
 static const struct section_rule {
     const char *name;
     uint32_t record_bytes;
-    bool required;
+    bool required, shared;
 } RULES[SECTION_TYPES] = {
-    [STR] = {"STR", 0, true},
-    [META] = {"META", 8, false},
-    [MODEL] = {"MODEL", 64, true},
-    [BUFFER] = {"BUFFER", 32, true},
-    [KERNEL] = {"KERNEL", 48, true},
-    [PARAM] = {"PARAM", 16, true},
-    [STEP] = {"STEP", 48, true},
-    [ARG] = {"ARG", 4, true},
-    [ENTRY] = {"ENTRY", 48, true},
-    [CODE] = {"CODE", 0, true},
-    [TOKENIZER] = {"TOKENIZER", 0, false},
-    [WEIGHTS] = {"WEIGHTS", 0, true},
+    [STR] = {"STR", 0, true, false},
+    [META] = {"META", 8, false, false},
+    [MODEL] = {"MODEL", 64, true, false},
+    [BUFFER] = {"BUFFER", 32, true, false},
+    [KERNEL] = {"KERNEL", 48, true, false},
+    [PARAM] = {"PARAM", 16, true, false},
+    [STEP] = {"STEP", 48, true, false},
+    [ARG] = {"ARG", 4, true, false},
+    [ENTRY] = {"ENTRY", 48, true, false},
+    [CODE] = {"CODE", 0, true, false},
+    [TOKENIZER] = {"TOKENIZER", 0, false, true},
+    [WEIGHTS] = {"WEIGHTS", 0, true, true},
 };
 
 typedef struct reader {
     const unsigned char *data;
     uint64_t bytes;
+    uint32_t variant; /* the one that is read */
     mn_span section[SECTION_TYPES];
     bool present[SECTION_TYPES];
     mn_file *file;
@@ -141,9 +142,12 @@ static mossnet_status read_sections(reader *r, uint32_t n_sections) {
     uint64_t end = HEADER_BYTES + (uint64_t)n_sections * SECTION_BYTES; /* of what came before */
     for (uint32_t i = 0; i < n_sections; i++) {
         const unsigned char *s = r->data + HEADER_BYTES + (size_t)i * SECTION_BYTES;
-        uint32_t type = u32(s), flags = u32(s + 4);
+        uint32_t type = u32(s), flags = u32(s + 4), variant = u32(s + 28);
         mn_span span = {u64(s + 8), u64(s + 16)};
-        if (flags & ~1u || u32(s + 28)) return REFUSE(r, "section %u: reserved bits are set", i);
+        bool known = type >= STR && type < SECTION_TYPES, shared = known && RULES[type].shared;
+        if (flags & ~1u) return REFUSE(r, "section %u: reserved bits are set", i);
+        if (variant >= MN_MAX_VARIANTS || (shared && variant))
+            return REFUSE(r, "section %u is of variant %u, expected %s", i, variant, shared ? "0" : "0 to 5");
         if (span.offset % SECTION_ALIGN)
             return REFUSE(r, "section %u at offset %llu, expected a multiple of %d", i, LLU(span.offset),
                           SECTION_ALIGN);
@@ -151,15 +155,16 @@ static mossnet_status read_sections(reader *r, uint32_t n_sections) {
         if (span.offset < end) return REFUSE(r, "section %u overlaps what stands before it", i);
         if (r->present[WEIGHTS]) return REFUSE(r, "section %u stands after WEIGHTS, which must be the last", i);
         end = span.offset + span.bytes;
-        if (type >= STR && type < SECTION_TYPES) {
-            mossnet_status status = read_known_section(r, type, span);
-            if (status) return status;
-        } else if (flags & 1) {
+        if (variant >= r->file->n_variants) r->file->n_variants = variant + 1;
+        if (!known && flags & 1)
             return REFUSE(r, "section %u is of type %u, which this library does not know but must", i, type);
-        }
+        if (!known || (!shared && variant != r->variant)) continue;
+        mossnet_status status = read_known_section(r, type, span);
+        if (status) return status;
     }
     for (uint32_t type = STR; type < SECTION_TYPES; type++)
-        if (RULES[type].required && !r->present[type]) return REFUSE(r, "section %s is missing", RULES[type].name);
+        if (RULES[type].required && !r->present[type])
+            return REFUSE(r, "section %s is missing in variant %u", RULES[type].name, r->variant);
     r->file->code = r->section[CODE];
     r->file->weights = r->section[WEIGHTS];
     r->file->tokenizer = r->section[TOKENIZER];
@@ -401,19 +406,32 @@ static mossnet_status read_entries(reader *r) {
     return MOSSNET_OK;
 }
 
-mossnet_status mn_file_parse(const void *data, uint64_t bytes, mn_file *file, mossnet_error *error) {
+static mossnet_status parse(reader *r) {
     static mossnet_status (*const passes[])(reader *) = {read_strings, read_meta, read_model, read_buffers, read_params,
                                                          read_kernels, read_args, read_steps, read_entries};
-    *file = (mn_file){.n_meta = 0};
-    reader r = {.data = data, .bytes = bytes, .file = file, .error = error};
+    *r->file = (mn_file){.n_meta = 0};
     uint32_t n_sections = 0;
-    mossnet_status status = read_header(&r, &n_sections);
-    if (!status) status = read_sections(&r, n_sections);
+    mossnet_status status = read_header(r, &n_sections);
+    if (!status) status = read_sections(r, n_sections);
     for (size_t i = 0; !status && i < sizeof passes / sizeof *passes; i++)
-        status = passes[i](&r);
-    if (status) {
-        mn_file_free(file);
-        return status;
+        status = passes[i](r);
+    if (status) mn_file_free(r->file);
+    return status;
+}
+
+mossnet_status mn_file_parse(const void *data, uint64_t bytes, uint32_t variant, mn_file *file, mossnet_error *error) {
+    reader r = {.data = data, .bytes = bytes, .variant = variant, .file = file, .error = error};
+    mossnet_status status = parse(&r);
+    if (status) return status;
+    for (uint32_t other = 0; other < file->n_variants; other++) {
+        mn_file unused;
+        reader o = {.data = data, .bytes = bytes, .variant = other, .file = &unused, .error = error};
+        if (other == variant) continue;
+        if ((status = parse(&o))) {
+            mn_file_free(file);
+            return status;
+        }
+        mn_file_free(&unused);
     }
     return mn_ok(error);
 }

@@ -10,7 +10,7 @@ enum { MN_WEIGHTS, MN_STATE, MN_ARENA, MN_IO, MN_REGIONS };
 enum { MN_F32, MN_F16, MN_BF16, MN_I32, MN_I8, MN_U8, MN_BOOL, MN_DTYPES };
 enum { MN_ACCESS_READ = 1, MN_ACCESS_WRITTEN = 2 };
 enum { MN_STEP_SMALL = 1 };
-enum { MN_MAX_PARAMS = 24 };
+enum { MN_MAX_PARAMS = 24, MN_MAX_VARIANTS = 6 };
 
 typedef struct mn_span { /* a part of the file */
     uint64_t offset, bytes;
@@ -47,6 +47,7 @@ typedef struct mn_meta {
 
 typedef struct mn_file {
     uint8_t model_hash[32];
+    uint32_t n_variants; /* in the file */
     uint32_t vocab_size, chunk, max_context, n_params;
     uint64_t region_bytes[MN_REGIONS];
     mn_span code, weights, tokenizer; /* inside the file */
@@ -62,8 +63,9 @@ typedef struct mn_file {
     const mn_entry *entry[MOSSNET_ENTRY_KINDS]; /* by kind; only score may be NULL */
 } mn_file;
 
-/* Checks the `bytes` of a file at `data` and fills `file`; after a failure there is nothing to free. */
-mossnet_status mn_file_parse(const void *data, uint64_t bytes, mn_file *file, mossnet_error *error);
+/* Checks the `bytes` of a file at `data`, all of its variants, and fills `file` with one (0: the first); after a
+ * failure there is nothing to free. */
+mossnet_status mn_file_parse(const void *data, uint64_t bytes, uint32_t variant, mn_file *file, mossnet_error *error);
 /* Whether the sections of a file that mn_file_parse accepted are what was written, all but the weights: a damaged
  * weight makes a wrong number, damaged code could do anything. */
 mossnet_status mn_file_check_sums(const void *data, mossnet_error *error);

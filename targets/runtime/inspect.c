@@ -10,8 +10,8 @@ static mossnet_status find_entry(const mossnet_session *session, mossnet_entry k
     return *out ? MOSSNET_OK : mn_fail(error, MOSSNET_ARGUMENT, "the model has no entry of kind %u", (unsigned)kind);
 }
 
-mossnet_status mossnet_session_run(mossnet_session *session, mossnet_entry kind, uint32_t first_step, uint32_t n_steps,
-                                   mossnet_error *error) {
+static mossnet_status run(mossnet_session *session, mossnet_entry kind, uint32_t first_step, uint32_t n_steps,
+                          mossnet_error *error) {
     const mn_entry *entry = NULL;
     mossnet_status status = find_entry(session, kind, &entry, error);
     if (status) return status;
@@ -19,6 +19,12 @@ mossnet_status mossnet_session_run(mossnet_session *session, mossnet_entry kind,
         return mn_fail(error, MOSSNET_ARGUMENT, "steps %u to %llu of an entry of %u", first_step,
                        (unsigned long long)first_step + n_steps, entry->n_steps);
     return mn_session_steps(session, entry, first_step, n_steps, error);
+}
+
+mossnet_status mossnet_session_run(mossnet_session *session, mossnet_entry kind, uint32_t first_step, uint32_t n_steps,
+                                   mossnet_error *error) {
+    mossnet_status status = mn_session_enter(session, error);
+    return status ? status : mn_session_leave(session, run(session, kind, first_step, n_steps, error));
 }
 
 static mossnet_status find_buffer(const mossnet_session *session, uint32_t index, size_t bytes, const mn_buffer **out,
@@ -32,20 +38,32 @@ static mossnet_status find_buffer(const mossnet_session *session, uint32_t index
     return MOSSNET_OK;
 }
 
-mossnet_status mossnet_session_read(const mossnet_session *session, uint32_t buffer, void *out, size_t bytes,
-                                    mossnet_error *error) {
+static mossnet_status read_buffer(const mossnet_session *session, uint32_t buffer, void *out, size_t bytes,
+                                  mossnet_error *error) {
     const mn_buffer *b = NULL;
     mossnet_status status = find_buffer(session, buffer, bytes, &b, error);
     return status ? status : session->model->driver->read(session->queue, b->region, b->offset, bytes, out, error);
 }
 
-mossnet_status mossnet_session_write(mossnet_session *session, uint32_t buffer, const void *in, size_t bytes,
-                                     mossnet_error *error) {
+mossnet_status mossnet_session_read(const mossnet_session *session, uint32_t buffer, void *out, size_t bytes,
+                                    mossnet_error *error) {
+    mossnet_status status = mn_session_enter(session, error);
+    return status ? status : mn_session_leave(session, read_buffer(session, buffer, out, bytes, error));
+}
+
+static mossnet_status write_buffer(mossnet_session *session, uint32_t buffer, const void *in, size_t bytes,
+                                   mossnet_error *error) {
     const mn_buffer *b = NULL;
     mossnet_status status = find_buffer(session, buffer, bytes, &b, error);
     if (status) return status;
     if (b->region == MN_WEIGHTS) return mn_fail(error, MOSSNET_ARGUMENT, "buffer %u holds weights: read only", buffer);
     return session->model->driver->write(session->queue, b->region, b->offset, bytes, in, error);
+}
+
+mossnet_status mossnet_session_write(mossnet_session *session, uint32_t buffer, const void *in, size_t bytes,
+                                     mossnet_error *error) {
+    mossnet_status status = mn_session_enter(session, error);
+    return status ? status : mn_session_leave(session, write_buffer(session, buffer, in, bytes, error));
 }
 
 static int ascending(const void *a, const void *b) {
@@ -80,8 +98,8 @@ static mossnet_status time_steps(mossnet_session *session, const mn_entry *entry
     return MOSSNET_OK;
 }
 
-mossnet_status mossnet_session_profile(mossnet_session *session, mossnet_entry kind, uint32_t reps, double *step_s,
-                                       mossnet_error *error) {
+static mossnet_status profile(mossnet_session *session, mossnet_entry kind, uint32_t reps, double *step_s,
+                              mossnet_error *error) {
     const mn_entry *entry = NULL;
     mossnet_status status = find_entry(session, kind, &entry, error);
     if (status) return status;
@@ -100,4 +118,10 @@ mossnet_status mossnet_session_profile(mossnet_session *session, mossnet_entry k
     }
     free(times);
     return status;
+}
+
+mossnet_status mossnet_session_profile(mossnet_session *session, mossnet_entry kind, uint32_t reps, double *step_s,
+                                       mossnet_error *error) {
+    mossnet_status status = mn_session_enter(session, error);
+    return status ? status : mn_session_leave(session, profile(session, kind, reps, step_s, error));
 }

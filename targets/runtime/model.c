@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -28,19 +29,54 @@ static mossnet_status map_file(mossnet_model *model, int fd, mossnet_error *erro
     return MOSSNET_OK;
 }
 
-static mossnet_status load(mossnet_model *model, int fd, const mossnet_options *options, mossnet_error *error) {
-    mossnet_status status = map_file(model, fd, error);
-    if (!status) status = mn_file_parse(model->data, model->bytes, &model->file, error);
-    if (!status) status = mn_file_check_sums(model->data, error);
-    if (status) return status;
+/* Whether the device of the variant that model->file holds takes it. */
+static mossnet_status open_variant(mossnet_model *model, int fd, const mossnet_options *options, mossnet_error *error) {
     const char *driver = mn_file_meta(&model->file, "driver");
     if (!driver) return mn_fail(error, MOSSNET_FORMAT, "META does not have `driver`");
+    if (options->driver && strcmp(driver, options->driver) != 0)
+        return mn_fail(error, MOSSNET_DEVICE, "runs through %.40s, %.40s is asked for", driver, options->driver);
     model->driver = find_driver(driver);
     if (!model->driver)
         return mn_fail(error, MOSSNET_UNSUPPORTED, "compiled for the driver %.80s, which this library does not have",
                        driver);
-    mn_source source = {&model->file, model->data, fd, options};
+    mossnet_options own = *options;
+    if ((!own.device || !*own.device) && model->file.n_variants > 1) own.device = mn_file_meta(&model->file, "device");
+    mn_source source = {&model->file, model->data, fd, &own};
     return model->driver->open(&source, &model->device, error);
+}
+
+static void pass_over(mossnet_model *model, const mossnet_error *why) {
+    mn_text text = {model->passed_over, sizeof model->passed_over, strlen(model->passed_over)};
+    const char *target = mn_file_meta(&model->file, "target");
+    mn_text_add(&text, "%s%.60s: %.150s", text.used ? "; " : "", target ? target : "unnamed", why->text);
+    model->passed_over[sizeof model->passed_over - 1] = 0;
+}
+
+/* Another variant may run where one does not: for want of a device, of memory on it, of what the machine has. */
+static bool may_another(mossnet_status status) {
+    return status == MOSSNET_DEVICE || status == MOSSNET_UNSUPPORTED || status == MOSSNET_CONSENT ||
+           status == MOSSNET_MEMORY;
+}
+
+static mossnet_status load(mossnet_model *model, int fd, const mossnet_options *options, mossnet_error *error) {
+    bool lacks_consent = false;
+    mossnet_status status = map_file(model, fd, error);
+    if (!status) status = mn_file_parse(model->data, model->bytes, 0, &model->file, error);
+    if (!status) status = mn_file_check_sums(model->data, error);
+    if (status) return status;
+    const uint32_t n = model->file.n_variants;
+    for (model->variant = 0; (status = open_variant(model, fd, options, error)); model->variant++) {
+        if (n == 1 || !may_another(status)) return status;
+        lacks_consent |= status == MOSSNET_CONSENT;
+        pass_over(model, error);
+        if (model->variant + 1 == n)
+            return mn_fail(error, lacks_consent ? MOSSNET_CONSENT : status, "none of its %u variants runs here: %s", n,
+                           model->passed_over);
+        mn_file_free(&model->file);
+        status = mn_file_parse(model->data, model->bytes, model->variant + 1, &model->file, error);
+        if (status) return status;
+    }
+    return MOSSNET_OK;
 }
 
 mossnet_status mossnet_model_load(const char *path, const mossnet_options *options, mossnet_model **out,
@@ -61,7 +97,7 @@ mossnet_status mossnet_model_load(const char *path, const mossnet_options *optio
     close(fd);
     if (status) {
         mossnet_model_free(model);
-        return mn_fail(error, status, "%.200s: %.270s", path, inner.text);
+        return mn_fail(error, status, "%.140s: %.320s", path, inner.text);
     }
     *out = model;
     return mn_ok(error);
@@ -114,6 +150,9 @@ static size_t finish(const mn_text *text) {
 size_t mossnet_model_device(const mossnet_model *model, char *out, size_t capacity) {
     mn_text text = {out, capacity, 0};
     model->driver->describe(model->device, &text);
+    if (model->file.n_variants > 1)
+        mn_text_add(&text, "variant=%u\nn_variants=%u\npassed_over=%s\n", model->variant, model->file.n_variants,
+                    model->passed_over);
     return finish(&text);
 }
 

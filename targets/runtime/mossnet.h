@@ -12,8 +12,8 @@
  *  - A call that can fail returns a status; the last argument, which may be NULL, receives the status and a text that
  * says what was found and what was expected. A call that fails before it runs anything changes nothing.
  *  - A model is read-only after it is loaded: any number of threads may use it at once, each through a session of its
- * own. One session or sampler belongs to one thread at a time. A model that is freed before its sessions
- *    goes with the last of them.
+ * own. One session or sampler belongs to one thread at a time: a second thread's call meanwhile is refused. A model
+ * that is freed before its sessions goes with the last of them.
  *  - The library keeps no global state, prints nothing and never ends the process. Every `_free` accepts NULL.
  *  - A model file that is cut short while it is in use ends the process with SIGBUS, as for every mapped file: replace
  * a model by renaming a new file over it.
@@ -48,7 +48,8 @@ typedef enum mossnet_status {
     MOSSNET_CONSENT = 6,     /* the code would run on the processor and MOSSNET_ALLOW_NATIVE was not given */
     MOSSNET_STATE = 7,       /* a saved state does not fit this model or is damaged */
     MOSSNET_CONTEXT = 8,     /* the tokens do not fit into max_context any more */
-    MOSSNET_DEVICE = 9       /* there is no such device, or it failed */
+    MOSSNET_DEVICE = 9,      /* there is no such device, or it failed */
+    MOSSNET_CANCELLED = 10   /* mossnet_session_cancel ended the call */
 } mossnet_status;
 
 typedef struct mossnet_error {
@@ -79,7 +80,8 @@ typedef struct mossnet_options {
     uint32_t timeout_ms;   /* GPUs: how long a run may take before the device counts as lost; 0: 30000 */
     const char *device;    /* GPUs: a part of the device's name, in any case; NULL: the first of the best kind */
     const char *cache_dir; /* GPUs: the folder where built programs are kept; NULL: they are not */
-    uint64_t reserved[4];
+    const char *driver; /* of a file with several variants, those for this one only ("cpu", "opencl", ...); NULL: all */
+    uint64_t reserved[3];
 } mossnet_options;
 
 /* The entries of a model; what they are for is in docs/format.md. */
@@ -103,8 +105,9 @@ typedef struct mossnet_info {
     uint8_t model_hash[32];
 } mossnet_info;
 
-/* Maps and checks the file, opens its device and loads its code. `options` may be NULL. `*out` is NULL after a failure.
- */
+/* Maps and checks the file, opens its device and loads its code. Of several variants the first that runs here is taken;
+ * mossnet_model_device says which, and why not the ones before it. `options` may be NULL. `*out` is NULL after a
+ * failure. */
 MOSSNET_API mossnet_status mossnet_model_load(const char *path, const mossnet_options *options, mossnet_model **out,
                                               mossnet_error *error);
 MOSSNET_API void mossnet_model_free(mossnet_model *model);
@@ -116,8 +119,7 @@ MOSSNET_API const char *mossnet_model_meta(const mossnet_model *model, const cha
  * model. */
 MOSSNET_API const char *mossnet_model_tokenizer(const mossnet_model *model, size_t *bytes);
 /* Describes the device in use, as mossnet_devices does; GPUs add what loading took: build_s, n_built, n_cached,
- * upload_s.
- */
+ * upload_s; files with several variants add variant, n_variants and passed_over, the ones before it and why. */
 MOSSNET_API size_t mossnet_model_device(const mossnet_model *model, char *out, size_t capacity);
 /* Bytes read and written per second when the device copies a buffer of `bytes`, the best of `reps`; on a cpu, bytes
  * read per second by all its threads. */
@@ -126,6 +128,9 @@ MOSSNET_API mossnet_status mossnet_model_bandwidth(mossnet_model *model, uint64_
 
 /* ---- Session: one text being read and continued ---- */
 
+/* The memory that a session of the model will take, but for its threads' stacks; the same however long its text grows.
+ * Pages that are never touched cost nothing. */
+MOSSNET_API uint64_t mossnet_session_bytes(const mossnet_model *model);
 /* `n_threads` 0: as many as CPUs are allowed to this process (mossnet_cpu_count). The session starts at position 0. */
 MOSSNET_API mossnet_status mossnet_session_new(mossnet_model *model, uint32_t n_threads, mossnet_session **out,
                                                mossnet_error *error);
@@ -148,6 +153,10 @@ MOSSNET_API mossnet_status mossnet_session_decode(mossnet_session *session, int3
  * A model without a score entry is stepped through decode: the same result, slower. */
 MOSSNET_API mossnet_status mossnet_session_score(mossnet_session *session, const int32_t *ids, size_t n, float *out,
                                                  mossnet_error *error);
+/* Ends the call that another thread is in, or else the session's next one: it returns CANCELLED, between two runs of
+ * the model, and has read the tokens that mossnet_session_position says. The only function to call while another is
+ * running. */
+MOSSNET_API void mossnet_session_cancel(mossnet_session *session);
 /* How many tokens the session has read. */
 MOSSNET_API uint64_t mossnet_session_position(const mossnet_session *session);
 MOSSNET_API uint32_t mossnet_session_threads(const mossnet_session *session);

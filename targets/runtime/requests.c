@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ARGS = 5 };
+enum { MAX_ARGS = 6 };
 
 typedef union arg {
     uint32_t u;
@@ -114,6 +114,7 @@ static mossnet_status answer_load(call *c) {
     mossnet_options options = {.flags = c->a[0].u, .timeout_ms = c->a[1].u};
     if (*c->a[3].text) options.device = c->a[3].text;
     if (*c->a[4].text) options.cache_dir = c->a[4].text;
+    if (*c->a[5].text) options.driver = c->a[5].text;
     mossnet_status status = mossnet_model_load(c->a[2].text, &options, slot, c->error);
     if (status) return status;
     mossnet_info info;

@@ -17,7 +17,7 @@
     X(HAS, has, 5, "h, q bytes", "u 0 or 1")                                                                           \
     X(PUT, put, 6, "h, q bytes, q offset, b piece", "q bytes that are there")                                          \
     X(REMOVE, remove, 7, "h", "")                                                                                      \
-    X(LOAD, load, 16, "u flags, u timeout_ms, t file, t device, t cache_dir", "u, mossnet_info")                       \
+    X(LOAD, load, 16, "u flags, u timeout_ms, t file, t device, t cache_dir, t driver", "u, mossnet_info")             \
     X(UNLOAD, unload, 17, "m", "")                                                                                     \
     X(META, meta, 18, "m, t key", "u 0 or 1, b value")                                                                 \
     X(TOKENIZER, tokenizer, 19, "m", "u 0 or 1, b")                                                                    \

@@ -24,6 +24,12 @@ mossnet_status mossnet_session_new(mossnet_model *model, uint32_t n_threads, mos
     return mn_ok(error);
 }
 
+uint64_t mossnet_session_bytes(const mossnet_model *model) {
+    const mn_file *file = &model->file;
+    uint64_t own = sizeof(mossnet_session) + file->chunk * sizeof(int32_t) + file->n_params * sizeof(int32_t);
+    return own + file->region_bytes[MN_STATE] + file->region_bytes[MN_ARENA] + file->region_bytes[MN_IO];
+}
+
 void mossnet_session_free(mossnet_session *session) {
     if (!session) return;
     if (session->queue) session->model->driver->stop(session->queue);
@@ -31,6 +37,26 @@ void mossnet_session_free(mossnet_session *session) {
     free(session->ids);
     free(session->params);
     free(session);
+}
+
+mossnet_status mn_session_enter(const mossnet_session *session, mossnet_error *error) {
+    mossnet_session *mine = (mossnet_session *)(uintptr_t)session; /* whoever only reads needs it alone as well */
+    if (!atomic_exchange(&mine->busy, true)) return MOSSNET_OK;
+    return mn_fail(error, MOSSNET_ARGUMENT, "the session is in a call of another thread: each thread needs its own");
+}
+
+mossnet_status mn_session_leave(const mossnet_session *session, mossnet_status status) {
+    atomic_store(&((mossnet_session *)(uintptr_t)session)->busy, false);
+    return status;
+}
+
+void mossnet_session_cancel(mossnet_session *session) {
+    atomic_store(&session->cancelled, true);
+}
+
+mossnet_status mn_session_check(mossnet_session *session, mossnet_error *error) {
+    if (!atomic_exchange(&session->cancelled, false)) return MOSSNET_OK;
+    return mn_fail(error, MOSSNET_CANCELLED, "cancelled at position %llu", (unsigned long long)session->position);
 }
 
 uint64_t mossnet_session_position(const mossnet_session *session) {
@@ -87,7 +113,8 @@ static mossnet_status check_text(const mossnet_session *session, const int32_t *
 
 static mossnet_status read_tokens(mossnet_session *session, const mn_entry *entry, const int32_t *ids, uint32_t n,
                                   mossnet_error *error) {
-    mossnet_status status = mn_session_feed(session, entry, ids, n, error);
+    mossnet_status status = mn_session_check(session, error);
+    if (!status) status = mn_session_feed(session, entry, ids, n, error);
     if (!status) status = mn_session_steps(session, entry, 0, entry->n_steps, error);
     if (!status) session->position += n;
     return status;
@@ -115,8 +142,8 @@ static mossnet_status view_logits(const mossnet_session *session, const mn_entry
     return status;
 }
 
-mossnet_status mossnet_session_prefill(mossnet_session *session, const int32_t *ids, size_t n, const float **logits,
-                                       mossnet_error *error) {
+mossnet_status mn_session_prefill(mossnet_session *session, const int32_t *ids, size_t n, const float **logits,
+                                  mossnet_error *error) {
     const mn_file *file = &session->model->file;
     const mn_entry *entry = NULL;
     mossnet_status status = check_text(session, ids, n, error);
@@ -130,8 +157,13 @@ mossnet_status mossnet_session_prefill(mossnet_session *session, const int32_t *
     return view_logits(session, entry, logits, error);
 }
 
-mossnet_status mossnet_session_decode(mossnet_session *session, int32_t id, const float **logits,
-                                      mossnet_error *error) {
+mossnet_status mossnet_session_prefill(mossnet_session *session, const int32_t *ids, size_t n, const float **logits,
+                                       mossnet_error *error) {
+    mossnet_status status = mn_session_enter(session, error);
+    return status ? status : mn_session_leave(session, mn_session_prefill(session, ids, n, logits, error));
+}
+
+mossnet_status mn_session_decode(mossnet_session *session, int32_t id, const float **logits, mossnet_error *error) {
     const mn_entry *entry = session->model->file.entry[MOSSNET_DECODE];
     mossnet_status status = check_text(session, &id, 1, error);
     if (!status) status = read_tokens(session, entry, &id, 1, error);
@@ -139,8 +171,13 @@ mossnet_status mossnet_session_decode(mossnet_session *session, int32_t id, cons
     return view_logits(session, entry, logits, error);
 }
 
-mossnet_status mossnet_session_score(mossnet_session *session, const int32_t *ids, size_t n, float *out,
-                                     mossnet_error *error) {
+mossnet_status mossnet_session_decode(mossnet_session *session, int32_t id, const float **logits,
+                                      mossnet_error *error) {
+    mossnet_status status = mn_session_enter(session, error);
+    return status ? status : mn_session_leave(session, mn_session_decode(session, id, logits, error));
+}
+
+static mossnet_status score(mossnet_session *session, const int32_t *ids, size_t n, float *out, mossnet_error *error) {
     const mossnet_model *model = session->model;
     const mn_file *file = &model->file;
     mossnet_status status = check_text(session, ids, n, error);
@@ -156,4 +193,10 @@ mossnet_status mossnet_session_score(mossnet_session *session, const int32_t *id
         at += takes;
     }
     return status;
+}
+
+mossnet_status mossnet_session_score(mossnet_session *session, const int32_t *ids, size_t n, float *out,
+                                     mossnet_error *error) {
+    mossnet_status status = mn_session_enter(session, error);
+    return status ? status : mn_session_leave(session, score(session, ids, n, out, error));
 }

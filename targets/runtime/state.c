@@ -60,7 +60,7 @@ void mossnet_session_reset(mossnet_session *session) {
     session->position = 0;
 }
 
-mossnet_status mossnet_session_fork(const mossnet_session *session, mossnet_session **out, mossnet_error *error) {
+static mossnet_status fork_session(const mossnet_session *session, mossnet_session **out, mossnet_error *error) {
     mossnet_model *model = session->model;
     uint64_t bytes = model->file.region_bytes[MN_STATE];
     const void *state = NULL;
@@ -77,12 +77,17 @@ mossnet_status mossnet_session_fork(const mossnet_session *session, mossnet_sess
     return status;
 }
 
+mossnet_status mossnet_session_fork(const mossnet_session *session, mossnet_session **out, mossnet_error *error) {
+    mossnet_status status = mn_session_enter(session, error);
+    return status ? status : mn_session_leave(session, fork_session(session, out, error));
+}
+
 size_t mossnet_session_state_bytes(const mossnet_session *session) {
     return sizeof(state_header) + (size_t)session->model->file.region_bytes[MN_STATE];
 }
 
-mossnet_status mossnet_session_save(const mossnet_session *session, void *buffer, size_t capacity, size_t *used,
-                                    mossnet_error *error) {
+static mossnet_status save(const mossnet_session *session, void *buffer, size_t capacity, size_t *used,
+                           mossnet_error *error) {
     size_t bytes = mossnet_session_state_bytes(session);
     *used = 0;
     if (capacity < bytes)
@@ -93,6 +98,12 @@ mossnet_status mossnet_session_save(const mossnet_session *session, void *buffer
                                                          (unsigned char *)buffer + sizeof header, error);
     if (!status) *used = bytes;
     return status;
+}
+
+mossnet_status mossnet_session_save(const mossnet_session *session, void *buffer, size_t capacity, size_t *used,
+                                    mossnet_error *error) {
+    mossnet_status status = mn_session_enter(session, error);
+    return status ? status : mn_session_leave(session, save(session, buffer, capacity, used, error));
 }
 
 static mossnet_status check_header(const mossnet_session *session, const state_header *header, size_t bytes,
@@ -119,8 +130,7 @@ static mossnet_status check_header(const mossnet_session *session, const state_h
     return MOSSNET_OK;
 }
 
-mossnet_status mossnet_session_restore(mossnet_session *session, const void *buffer, size_t bytes,
-                                       mossnet_error *error) {
+static mossnet_status restore(mossnet_session *session, const void *buffer, size_t bytes, mossnet_error *error) {
     state_header header;
     if (bytes < sizeof header)
         return mn_fail(error, MOSSNET_STATE, "the saved state has %zu bytes, a header alone has %zu", bytes,
@@ -132,4 +142,10 @@ mossnet_status mossnet_session_restore(mossnet_session *session, const void *buf
                                                (const unsigned char *)buffer + sizeof header, error);
     if (!status) session->position = header.position;
     return status;
+}
+
+mossnet_status mossnet_session_restore(mossnet_session *session, const void *buffer, size_t bytes,
+                                       mossnet_error *error) {
+    mossnet_status status = mn_session_enter(session, error);
+    return status ? status : mn_session_leave(session, restore(session, buffer, bytes, error));
 }

@@ -134,7 +134,7 @@ def with_meta(moss: Path, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run() -> Run:
     """Runs the program in this process; the result has exit_code, stdout and stderr."""
 

@@ -16,7 +16,7 @@ def test_a_checkpoint_becomes_a_file(run: Run, tiny: Path, tmp_path: Path) -> No
     out = tmp_path / "not" / "yet"
     found = run("compile", tiny, "--out", out, "--chunk", "16", "-vv")
     assert found.exit_code == 0, found.stderr
-    assert found.stdout == f"{out / 'model.moss'}\n" and list(out.iterdir()) == [out / "model.moss"]
+    assert found.stdout == f"{out / 'model.moss'}\n"
     lines = found.stderr.splitlines()
     assert lines[0].startswith("compiling tiny (") and "chunk 16" in lines[0] and "cpu:arch=" in lines[0]
     assert any("kernel 1/" in line for line in lines) and any("compiled in" in line for line in lines)

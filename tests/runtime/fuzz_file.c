@@ -81,7 +81,7 @@ static int small(const mn_file *file) {
 static int judge(unsigned char *copy, size_t size) {
     mossnet_model model = {.data = copy, .bytes = size, .driver = &mn_driver_cpu, .n_users = 1};
     mossnet_error error;
-    mossnet_status status = mn_file_parse(copy, size, &model.file, &error);
+    mossnet_status status = mn_file_parse(copy, size, 0, &model.file, &error);
     if (status != MOSSNET_OK && status != MOSSNET_FORMAT) abort();
     if (!status) {
         mn_device device = {&model.file, copy};
@@ -233,7 +233,7 @@ static void cuts(unsigned char *file, size_t size) {
         for (int known = 0; known < 2 && (!known || length >= 64); known++) {
             mn_file parsed;
             if (length >= 64) memcpy(file + 16, known ? (const void *)&length : (const void *)(header + 16), 8);
-            if (mn_file_parse(file, length, &parsed, NULL)) continue;
+            if (mn_file_parse(file, length, 0, &parsed, NULL)) continue;
             accepted++;
             mn_file_free(&parsed);
         }

@@ -151,7 +151,7 @@ static void begin(mn_server *server, mn_output *made, mn_output *answer) {
     mn_put_u64(made, MOSSNET_ALLOW_NATIVE);
     mn_put_u32(made, sizeof name - 1);
     mn_put(made, name, sizeof name);
-    for (int i = 0; i < 2; i++) { /* device, cache_dir */
+    for (int i = 0; i < 3; i++) { /* device, cache_dir, driver */
         mn_put_u32(made, 0);
         mn_put(made, "", 1);
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from mossnet_tg.engine import DECODE, PREFILL, SCORE, CompiledModel, Library
-from mossnet_tg.errors import ArtifactError, MossnetError, UsageError
+from mossnet_tg.errors import ArtifactError, CancelledError, MossnetError, UsageError
 from tests.runtime.toy import BUFFERS, LOG_CALLS, Reference, toy, write_toy
 
 TEXT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
@@ -357,3 +358,68 @@ def test_files_that_are_no_models(tmp_path):
     empty.touch()
     with pytest.raises(ArtifactError, match="empty"):
         CompiledModel(empty, allow_native=True)
+
+
+def test_a_cancelled_call_ends_between_two_runs(load_here):
+    """Asked for before a call, it ends that one; what was read is known, and the session goes on from there."""
+    session = load_here().session(1)
+    session.prefill(TEXT[:4])
+    session.cancel()
+    with pytest.raises(CancelledError, match="cancelled at position 4"):
+        session.prefill(TEXT[4:])
+    assert session.position == 4
+    assert np.array_equal(session.prefill(TEXT[4:]), Reference().read(*TEXT))
+    session.cancel()
+    with pytest.raises(CancelledError):
+        session.score(TEXT)
+    session.cancel()
+    with pytest.raises(CancelledError):
+        session.decode(1)
+    assert np.array_equal(session.decode(7), Reference().read(*TEXT, 7))
+
+
+def test_cancelled_from_another_thread(load_here):
+    session = load_here().session(1)
+    long = np.ones(4_000_000, np.int32)
+    timer = threading.Timer(0.05, session.cancel)
+    timer.start()
+    with pytest.raises(CancelledError) as error:
+        session.prefill(long)
+    timer.join()
+    assert 0 < session.position < len(long) and f"position {session.position}" in str(error.value)
+
+
+def test_another_thread_is_refused(load_here):
+    """While a call is in a session every other but cancel is an error, and changes nothing."""
+    session = load_here().session(1)
+    long = np.ones(4_000_000, np.int32)
+    reader = threading.Thread(target=lambda: pytest.raises(CancelledError, session.prefill, long))
+    reader.start()
+    refused = 0
+    calls = (
+        lambda: session.prefill([1]),
+        lambda: session.decode(1),
+        lambda: session.score([1]),
+        session.save,
+        session.fork,
+        lambda: session.run(DECODE, 0, 1),
+        lambda: session.read(LOG, np.zeros(1, np.int32)),
+        lambda: session.profile(DECODE, 1),
+    )
+    deadline = time.monotonic() + 10
+    while session.position < 4 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    for call in calls:
+        with pytest.raises(UsageError, match="in a call of another thread"):
+            call()
+        refused += 1
+    session.cancel()
+    reader.join(10)
+    assert refused == len(calls) and not reader.is_alive() and 0 < session.position < 4_000_000
+    session.decode(1)  # free again
+
+
+def test_what_a_session_takes_is_known_before(load_here):
+    model = load_here()
+    n_bytes = model.library.call("session_bytes", model.pointer)
+    assert model.info.session_bytes < n_bytes < model.info.session_bytes + 4096
