@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from mossnet_tg.codegen.text import program
 from mossnet_tg.errors import ArtifactError, MossnetError
 
 MAGIC = b"MOSSTG\r\n"
@@ -98,9 +99,10 @@ class _Type(IntEnum):
     CODE = 10
     TOKENIZER = 11
     WEIGHTS = 12
+    TEXT = 13
 
 
-_OPTIONAL = (_Type.META, _Type.TOKENIZER)
+_OPTIONAL = (_Type.META, _Type.TOKENIZER, _Type.TEXT)
 _RECORDS = {
     _Type.META: _META,
     _Type.MODEL: _MODEL,
@@ -191,6 +193,7 @@ class MossFile:
     code: bytes
     meta: Mapping[str, str] = field(default_factory=dict)
     tokenizer: bytes = b""
+    text: bytes = b""
 
 
 Chunk = bytes | memoryview | npt.NDArray[Any]
@@ -305,6 +308,8 @@ def _encode(moss: MossFile) -> tuple[bytes, int]:
     )  # fmt: skip
     if moss.tokenizer:
         sections[_Type.TOKENIZER] = moss.tokenizer
+    if moss.text:
+        sections[_Type.TEXT] = moss.text
     sections = {_Type.STR: bytes(strings.data), **sections, _Type.CODE: moss.code}
     return _lay_out(moss, sections)
 
@@ -422,7 +427,14 @@ class _Reader:
             code=bytes(self._section(_Type.CODE)),
             meta=meta,
             tokenizer=bytes(self._section(_Type.TOKENIZER)),
+            text=self._text(),
         )
+
+    def _text(self) -> bytes:
+        text = bytes(self._section(_Type.TEXT))
+        if text:
+            program.check(text)
+        return text
 
     def _header(self) -> tuple[bytes, int]:
         if self.file_bytes < _HEADER.size:
