@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,9 +13,13 @@ from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.backends import Code
 from mossnet_tg.codegen.kernels.build import Generated, itemsize
 from mossnet_tg.codegen.plan import Plan, Progress
+from mossnet_tg.codegen.text.tokenizer import compile_tokenizer
+from mossnet_tg.errors import MossnetError
 from mossnet_tg.targets.table import CpuTarget, Target
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import value
+
+_log = logging.getLogger(__name__)
 
 
 def write_package(
@@ -33,6 +38,7 @@ def write_package(
     for step in plan.steps:
         g = plan.functions[step.function].generated
         steps.append(moss_file.Step(step.function, step.args, g.grid, step.label, g.small))
+    text = compiled_text(checkpoint.tokenizer_json)
     moss = moss_file.MossFile(
         model_hash=checkpoint.model_hash(),
         vocab_size=plan.config.vocab_size,
@@ -48,10 +54,22 @@ def write_package(
         steps=steps,
         entries=plan.entries,
         code=code.code,
-        meta=meta,
+        meta={**meta, "text": "byte-level BPE"} if text else meta,
         tokenizer=checkpoint.tokenizer_json or b"",
+        text=text,
     )
     moss_file.write(path, moss, _laid_out(plan, checkpoint, progress))
+
+
+def compiled_text(tokenizer_json: bytes | None) -> bytes:
+    """The tokenizer as libmossnet reads it; nothing, with the reason in the log, where it cannot be compiled."""
+    if tokenizer_json is None:
+        return b""
+    try:
+        return compile_tokenizer(tokenizer_json)
+    except MossnetError as e:
+        _log.info("text stays with Python, libmossnet takes ids alone: %s", e)
+        return b""
 
 
 def kernel_record(kernel: Generated, code: Code) -> moss_file.Kernel:
