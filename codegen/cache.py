@@ -1,7 +1,7 @@
 """Compiled models in the user's cache folder, one file for everything that decides what is in it.
 
 A file's name is a hash of the checkpoint's fingerprint, the target, the options and the compiler itself (its version,
-that of TVM and tinygrad, its own source), so nothing in the cache is ever stale: it is found or it is not.
+those of TVM, tinygrad and tokenizers, its own source), so nothing in the cache is ever stale: it is found or it is not.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def compiled_path(checkpoint: Checkpoint, target: Target, options: CompileOption
 @cache
 def _compiler() -> str:
     h = hashlib.sha256()
-    for name in ("tinygrad", "apache-tvm", "apache-tvm-ffi"):
+    for name in ("tinygrad", "apache-tvm", "apache-tvm-ffi", "tokenizers"):
         h.update(f"{name} {version(name)}\n".encode())
     for pattern in _SOURCES:
         for path in sorted(_PACKAGE.glob(pattern)):

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from mossnet_tg.codegen.text import program
 from mossnet_tg.errors import ArtifactError, MossnetError
 
 MAGIC = b"MOSSTG\r\n"
@@ -99,10 +100,11 @@ class _Type(IntEnum):
     CODE = 10
     TOKENIZER = 11
     WEIGHTS = 12
+    TEXT = 13
 
 
-_OPTIONAL = (_Type.META, _Type.TOKENIZER)
-_SHARED = (_Type.TOKENIZER, _Type.WEIGHTS)  # by all variants
+_OPTIONAL = (_Type.META, _Type.TOKENIZER, _Type.TEXT)
+_SHARED = (_Type.TOKENIZER, _Type.TEXT, _Type.WEIGHTS)  # by all variants
 _RECORDS = {
     _Type.META: _META,
     _Type.MODEL: _MODEL,
@@ -193,6 +195,7 @@ class MossFile:
     code: bytes
     meta: Mapping[str, str] = field(default_factory=dict)
     tokenizer: bytes = b""
+    text: bytes = b""
 
 
 Chunk = bytes | memoryview | npt.NDArray[Any]
@@ -281,8 +284,9 @@ def _encode(variants: Sequence[MossFile]) -> tuple[bytes, int]:
     sections = [
         (kind, variant, content) for variant, moss in enumerate(variants) for kind, content in _own(moss).items()
     ]
-    if variants[0].tokenizer:
-        sections.insert(-1, (_Type.TOKENIZER, 0, variants[0].tokenizer))
+    for kind, content in ((_Type.TOKENIZER, variants[0].tokenizer), (_Type.TEXT, variants[0].text)):
+        if content:
+            sections.insert(-1, (kind, 0, content))
     return _lay_out(variants[0], sections)
 
 
@@ -451,7 +455,14 @@ class _Reader:
             code=bytes(self._section(_Type.CODE)),
             meta=meta,
             tokenizer=bytes(self._section(_Type.TOKENIZER)),
+            text=self._text(),
         )
+
+    def _text(self) -> bytes:
+        text = bytes(self._section(_Type.TEXT))
+        if text:
+            program.check(text)
+        return text
 
     def _header(self) -> tuple[bytes, int]:
         if self.file_bytes < _HEADER.size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.backends import Code
 from mossnet_tg.codegen.kernels.build import Generated, itemsize
 from mossnet_tg.codegen.plan import Plan, Progress
+from mossnet_tg.codegen.text.tokenizer import compile_tokenizer
 from mossnet_tg.errors import MossnetError
 from mossnet_tg.targets.table import CpuTarget, Target
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import value
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,10 @@ def write_package(
     plan = variants[0].plan
     for other in variants[1:]:
         if _lies(other.plan) != _lies(plan):
-            text = f"{variants[0].meta['target']} and {other.meta['target']} want the weights to lie differently"
-            raise MossnetError(text, "compile a file for each")
-    moss, *others = [_record(variant, checkpoint) for variant in variants]
+            said = f"{variants[0].meta['target']} and {other.meta['target']} want the weights to lie differently"
+            raise MossnetError(said, "compile a file for each")
+    text = compiled_text(checkpoint.tokenizer_json)
+    moss, *others = [_record(variant, checkpoint, text) for variant in variants]
     moss_file.write(path, moss, _laid_out(plan, checkpoint, progress), others)
 
 
@@ -48,7 +53,7 @@ def _lies(plan: Plan) -> list[Any]:
     return [(w.name, w.parts, w.matrix and w.matrix.panels.width) for w in plan.weights]
 
 
-def _record(variant: Variant, checkpoint: Checkpoint) -> moss_file.MossFile:
+def _record(variant: Variant, checkpoint: Checkpoint, text: bytes) -> moss_file.MossFile:
     plan, code = variant.plan, variant.code
     kernels = [kernel_record(function.generated, code) for function in plan.functions]
     steps = []
@@ -70,9 +75,21 @@ def _record(variant: Variant, checkpoint: Checkpoint) -> moss_file.MossFile:
         steps=steps,
         entries=plan.entries,
         code=code.code,
-        meta=variant.meta,
+        meta={**variant.meta, "text": "byte-level BPE"} if text else variant.meta,
         tokenizer=checkpoint.tokenizer_json or b"",
+        text=text,
     )
+
+
+def compiled_text(tokenizer_json: bytes | None) -> bytes:
+    """The tokenizer as libmossnet reads it; nothing, with the reason in the log, where it cannot be compiled."""
+    if tokenizer_json is None:
+        return b""
+    try:
+        return compile_tokenizer(tokenizer_json)
+    except MossnetError as e:
+        _log.info("text stays with Python, libmossnet takes ids alone: %s", e)
+        return b""
 
 
 def kernel_record(kernel: Generated, code: Code) -> moss_file.Kernel:

@@ -1,7 +1,7 @@
-"""libmossnet from Python: compiled models, sessions and the sampler, through ctypes.
+"""libmossnet from Python: compiled models, sessions, the sampler and the tokenizer, through ctypes.
 
 What each call does stands in `mossnet.h`; here are only types, lifetimes and errors. ctypes releases the GIL during a
-call, so sessions of several threads run at once; one session or sampler belongs to one thread at a time.
+call, so sessions of several threads run at once; one session, sampler or decoder belongs to one thread at a time.
 """
 
 from __future__ import annotations
@@ -100,6 +100,11 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "model_device": (c_size_t, (c_void_p, c_char_p, c_size_t)),
     "model_bandwidth": (_STATUS, (c_void_p, c_uint64, c_uint32, POINTER(c_double))),
     "session_bytes": (c_uint64, (c_void_p,)),
+    "model_encode": (_STATUS, (c_void_p, c_char_p, c_size_t, c_void_p, c_size_t, POINTER(c_size_t))),
+    "decoder_new": (_STATUS, (c_void_p, POINTER(c_void_p))),
+    "decoder_free": (None, (c_void_p,)),
+    "decoder_push": (_STATUS, (c_void_p, c_int32, POINTER(c_void_p), POINTER(c_size_t))),
+    "decoder_flush": (_STATUS, (c_void_p, POINTER(c_void_p), POINTER(c_size_t))),
     "session_new": (_STATUS, (c_void_p, c_uint32, POINTER(c_void_p))),
     "session_free": (None, (c_void_p,)),
     "session_reset": (None, (c_void_p,)),
@@ -345,6 +350,21 @@ class CompiledModel(_Handle):
         start = self.library.call("model_tokenizer", self.pointer, byref(size))
         return ctypes.string_at(start, size.value) if start else None
 
+    def encode(self, text: str | bytes) -> npt.NDArray[np.int32]:
+        """The ids of a text; bytes that are no UTF-8 count as U+FFFD. Raises ArtifactError for a file without TEXT."""
+        content = text.encode("utf-8", "replace") if isinstance(text, str) else text
+        n = c_size_t()
+        self.library.check("model_encode", self.pointer, content, len(content), None, 0, byref(n))
+        ids = np.empty(n.value, np.int32)
+        self.library.check("model_encode", self.pointer, content, len(content), ids.ctypes.data, ids.size, byref(n))
+        return ids
+
+    def decoder(self) -> Decoder:
+        """A decoder for one text. Raises ArtifactError for a file without TEXT."""
+        pointer = c_void_p()
+        self.library.check("decoder_new", self.pointer, byref(pointer))
+        return Decoder(self.library, pointer)
+
     @property
     def device(self) -> dict[str, str]:
         """The device in use: `name` and what else mossnet.h says."""
@@ -493,6 +513,29 @@ def token_array(ids: Ids) -> npt.NDArray[np.int32]:
     if array.dtype != np.int32 and (array.min() < -(1 << 31) or array.max() >= 1 << 31):
         raise UsageError("a token id is no int32")
     return np.ascontiguousarray(array, np.int32)
+
+
+class Decoder(_Handle):
+    """Decodes one id at a time, as `mossnet_tg.tokenizer.StreamDecoder`; made by `CompiledModel.decoder`."""
+
+    _free = "decoder_free"
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes, perhaps none."""
+        return self._text("decoder_push", token)
+
+    def flush(self) -> str:
+        """What was held back; the decoder begins anew."""
+        return self._text("decoder_flush")
+
+    def _text(self, name: str, *arguments: int) -> str:
+        text, size = c_void_p(), c_size_t()
+        self.library.check(name, self.pointer, *arguments, byref(text), byref(size))
+        assert text.value is not None
+        return ctypes.string_at(text.value, size.value).decode()
 
 
 class Sampler(_Handle):

@@ -77,7 +77,7 @@ class Tokenizer:
         These are ByteLevel and the SentencePiece imitation with byte fallback. Others may change text that they have
         already given (WordPiece joins "do not"), so all of it comes from `flush`.
         """
-        steps = _steps(self._decoder_json)
+        steps = flat_steps(self._decoder_json, "decoders")
         match [step.get("type") for step in steps]:
             case ["ByteLevel"]:
                 return _ByteLevelStream(self._inner)
@@ -89,15 +89,15 @@ class Tokenizer:
         return _WholeStream(self)
 
 
-def _steps(decoder: Any) -> list[Any]:
-    """The decoder of a tokenizer.json as a flat list of steps."""
-    if isinstance(decoder, dict) and decoder.get("type") == "Sequence":
-        return [step for part in decoder["decoders"] for step in _steps(part)]
-    return [decoder] if isinstance(decoder, dict) else []
+def flat_steps(part: Any, name: str) -> list[Any]:
+    """A part of a tokenizer.json as a flat list of steps; its sequences keep theirs under `name`."""
+    if isinstance(part, dict) and part.get("type") == "Sequence":
+        return [step for inside in part[name] for step in flat_steps(inside, name)]
+    return [part] if isinstance(part, dict) else []
 
 
 @cache
-def _byte_of_char() -> dict[str, int]:
+def byte_of_char() -> dict[str, int]:
     """The alphabet of byte-level tokens (GPT-2's): printable Latin-1 stands for itself, the rest from U+0100 on."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in shown]
@@ -109,7 +109,7 @@ class _ByteLevelStream:
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         self._token_of = inner.id_to_token
-        self._byte_of_char = _byte_of_char()
+        self._byte_of_char = byte_of_char()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:

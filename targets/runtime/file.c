@@ -38,6 +38,7 @@ enum section_type {
     CODE,
     TOKENIZER,
     WEIGHTS,
+    TEXT,
     SECTION_TYPES
 };
 
@@ -59,6 +60,7 @@ static const struct section_rule {
     [CODE] = {"CODE", 0, true, false},
     [TOKENIZER] = {"TOKENIZER", 0, false, true},
     [WEIGHTS] = {"WEIGHTS", 0, true, true},
+    [TEXT] = {"TEXT", 0, false, true},
 };
 
 typedef struct reader {
@@ -406,9 +408,15 @@ static mossnet_status read_entries(reader *r) {
     return MOSSNET_OK;
 }
 
+static mossnet_status read_text(reader *r) {
+    mn_span span = r->section[TEXT];
+    if (!span.bytes) return MOSSNET_OK;
+    return mn_text_program_parse(r->data + span.offset, span.bytes, &r->file->text, r->error);
+}
+
 static mossnet_status parse(reader *r) {
     static mossnet_status (*const passes[])(reader *) = {read_strings, read_meta, read_model, read_buffers, read_params,
-                                                         read_kernels, read_args, read_steps, read_entries};
+                                                         read_kernels, read_args, read_steps, read_entries, read_text};
     *r->file = (mn_file){.n_meta = 0};
     uint32_t n_sections = 0;
     mossnet_status status = read_header(r, &n_sections);
@@ -456,6 +464,7 @@ void mn_file_free(mn_file *file) {
     free(file->steps);
     free(file->args);
     free(file->entries);
+    mn_text_program_free(file->text);
     *file = (mn_file){.n_meta = 0};
 }
 

@@ -4,7 +4,7 @@
 #ifndef MN_FILE_H
 #define MN_FILE_H
 
-#include "error.h"
+#include "text_program.h"
 
 enum { MN_WEIGHTS, MN_STATE, MN_ARENA, MN_IO, MN_REGIONS };
 enum { MN_F32, MN_F16, MN_BF16, MN_I32, MN_I8, MN_U8, MN_BOOL, MN_DTYPES };
@@ -61,6 +61,7 @@ typedef struct mn_file {
     uint32_t *args;
     mn_entry *entries;
     const mn_entry *entry[MOSSNET_ENTRY_KINDS]; /* by kind; only score may be NULL */
+    mn_text_program *text;                      /* NULL when the file has no TEXT */
 } mn_file;
 
 /* Checks the `bytes` of a file at `data`, all of its variants, and fills `file` with one (0: the first); after a

@@ -12,8 +12,8 @@
  *  - A call that can fail returns a status; the last argument, which may be NULL, receives the status and a text that
  * says what was found and what was expected. A call that fails before it runs anything changes nothing.
  *  - A model is read-only after it is loaded: any number of threads may use it at once, each through a session of its
- * own. One session or sampler belongs to one thread at a time: a second thread's call meanwhile is refused. A model
- * that is freed before its sessions goes with the last of them.
+ * own. One session, sampler or decoder belongs to one thread at a time: a second thread's call of a session meanwhile
+ * is refused. A model that is freed before its sessions and decoders goes with the last of them.
  *  - The library keeps no global state, prints nothing and never ends the process. Every `_free` accepts NULL.
  *  - A model file that is cut short while it is in use ends the process with SIGBUS, as for every mapped file: replace
  * a model by renaming a new file over it.
@@ -60,6 +60,7 @@ typedef struct mossnet_error {
 typedef struct mossnet_model mossnet_model;
 typedef struct mossnet_session mossnet_session;
 typedef struct mossnet_sampler mossnet_sampler;
+typedef struct mossnet_decoder mossnet_decoder;
 
 /* "0.1.0" */
 MOSSNET_API const char *mossnet_version(void);
@@ -125,6 +126,25 @@ MOSSNET_API size_t mossnet_model_device(const mossnet_model *model, char *out, s
  * read per second by all its threads. */
 MOSSNET_API mossnet_status mossnet_model_bandwidth(mossnet_model *model, uint64_t bytes, uint32_t reps,
                                                    double *bytes_per_s, mossnet_error *error);
+
+/* ---- Text: what the tokenizer of the file does, if it has TEXT (docs/format.md); without it UNSUPPORTED ---- */
+
+/* The ids of a text of at most 2^30 bytes, with those that the tokenizer puts around one. `*n` receives how many there
+ * are, at most `capacity` are written: ARGUMENT when that is fewer and not 0. Bytes that are no UTF-8 count as U+FFFD,
+ * one for each part that could begin a character. Any number of threads may encode at once. */
+MOSSNET_API mossnet_status mossnet_model_encode(const mossnet_model *model, const char *text, size_t bytes,
+                                                int32_t *ids, size_t capacity, size_t *n, mossnet_error *error);
+
+/* Decodes one text id by id, on one thread at a time; the model stays as long as it. */
+MOSSNET_API mossnet_status mossnet_decoder_new(mossnet_model *model, mossnet_decoder **out, mossnet_error *error);
+MOSSNET_API void mossnet_decoder_free(mossnet_decoder *decoder);
+/* The text that `id` completes: whole characters, perhaps none, with a NUL behind them, valid until the next call. An
+ * id without a token gives nothing, bytes that are no UTF-8 give U+FFFD. */
+MOSSNET_API mossnet_status mossnet_decoder_push(mossnet_decoder *decoder, int32_t id, const char **text, size_t *bytes,
+                                                mossnet_error *error);
+/* What was held back, U+FFFD for an unfinished character; the decoder begins anew. */
+MOSSNET_API mossnet_status mossnet_decoder_flush(mossnet_decoder *decoder, const char **text, size_t *bytes,
+                                                 mossnet_error *error);
 
 /* ---- Session: one text being read and continued ---- */
 
@@ -208,6 +228,36 @@ MOSSNET_API void mossnet_sampler_accept(mossnet_sampler *sampler, int32_t id);
  * refused. Does not accept the token. */
 MOSSNET_API mossnet_status mossnet_sampler_pick(mossnet_sampler *sampler, const float *logits, size_t n, int32_t *id,
                                                 mossnet_error *error);
+
+/* ---- Generation: a text in, its continuation out ---- */
+
+/* How a continuation came to its end: the model ended the text, max_tokens were made, on_text said so. */
+typedef enum mossnet_ending { MOSSNET_ENDED = 0, MOSSNET_LENGTH = 1, MOSSNET_STOPPED = 2 } mossnet_ending;
+
+/* Start from zeros: what is 0 or NULL takes the default. */
+typedef struct mossnet_generation {
+    uint64_t max_tokens;      /* 0: until the model ends the text, or its context is full */
+    mossnet_sampler *sampler; /* NULL: the likeliest token each time */
+    /* Gets each token as it is made, and the text that it completes: whole UTF-8 characters with a NUL behind them,
+     * perhaps none, valid during the call. What is left at the end comes with the id -1. Anything but 0 stops. */
+    int (*on_text)(void *context, const char *text, size_t bytes, int32_t id);
+    void *context;
+    uint64_t reserved[4];
+} mossnet_generation;
+
+typedef struct mossnet_generated {
+    uint64_t n_prompt; /* tokens of the prompt that were read */
+    uint64_t n_tokens; /* tokens that were made */
+    mossnet_ending ending;
+    uint32_t reserved;
+} mossnet_generated;
+
+/* Reads `bytes` of text and continues it, in the calling thread. The session has read then what on_text has seen;
+ * another call goes on behind it. An empty prompt begins a text. `wanted` and `result` may be NULL; the result holds
+ * what was done also after a failure. Of models that have a compiled tokenizer (see mossnet_model_encode). */
+MOSSNET_API mossnet_status mossnet_session_generate(mossnet_session *session, const char *prompt, size_t bytes,
+                                                    const mossnet_generation *wanted, mossnet_generated *result,
+                                                    mossnet_error *error);
 
 /* ---- Machine ---- */
 

@@ -18,7 +18,10 @@ from mossnet_tg.targets import frames
 from mossnet_tg.targets.transport import own_runner
 from tests.runtime.toy import HERE, RUNTIME, build, toy, write_toy
 
-LINKED = ("file", "crc", "session", "state", "inspect", "text", "error", "model", "sampler", "cpu_features", "whole")
+LINKED = (
+    "file", "crc", "session", "state", "inspect", "text", "text_program", "utf8", "error", "model", "sampler",
+    "cpu_features", "whole",
+)  # fmt: skip
 RUNNER = ("frames", "requests", "store", "sha256", "cpu_name")
 SANITIZE = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 N_RANDOM = int(os.environ.get("MOSSNET_FUZZ", "100000"))

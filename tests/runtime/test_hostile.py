@@ -15,7 +15,7 @@ from mossnet_tg.engine import CompiledModel
 from mossnet_tg.errors import ArtifactError
 from tests.runtime.toy import HERE, RUNTIME, build, sealed, toy, write_toy
 
-LINKED = ("file", "crc", "session", "state", "inspect", "text", "error")
+LINKED = ("file", "crc", "session", "state", "inspect", "text", "text_program", "utf8", "error")
 SOURCES = [HERE / "fuzz_file.c", HERE / "mock_driver.c", *(RUNTIME / f"{name}.c" for name in LINKED)]
 SANITIZE = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 N_RANDOM = int(os.environ.get("MOSSNET_FUZZ", "100000"))

@@ -393,7 +393,12 @@ def test_another_thread_is_refused(load_here):
     """While a call is in a session every other but cancel is an error, and changes nothing."""
     session = load_here().session(1)
     long = np.ones(4_000_000, np.int32)
-    reader = threading.Thread(target=lambda: pytest.raises(CancelledError, session.prefill, long))
+
+    def read() -> None:
+        with pytest.raises(CancelledError):
+            session.prefill(long)
+
+    reader = threading.Thread(target=read)
     reader.start()
     refused = 0
     calls = (

@@ -1,0 +1,1 @@
+"""tokenizer.json compiled into tables that libmossnet reads: the section TEXT."""
