@@ -80,7 +80,7 @@ def command(
     from mossnet_tg import host_at
     from mossnet_tg.codegen.tune.shelf import lookup
     from mossnet_tg.targets.devices import default_target
-    from mossnet_tg.targets.distribution import abi_named, distribute
+    from mossnet_tg.targets.distribution import abi_named, distribute, libraries
     from mossnet_tg.targets.table import KINDS, parse_target, split_targets
     from mossnet_tg.targets.transport import split_place
     from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
@@ -104,6 +104,7 @@ def command(
         f" {' and '.join(one.name for one in resolved)}, chunk {plan.chunk}"
     )
     started = time.perf_counter()
+    built = libraries(abi, console.step, ndk=ndk, require_ndk=require_ndk)
     console.step("loading the compiler")
     from mossnet_tg.codegen.compile import compile_checkpoint, compile_for_several  # brings TVM, which takes seconds
 
@@ -113,7 +114,7 @@ def command(
         found = lookup(resolved[0], KINDS[resolved[0].kind].wanted(device, host), host)
         compile_checkpoint(checkpoint, resolved[0], path, plan, console.step, found)
     facts = {"targets": [one.name for one in resolved], "model_hash": checkpoint.model_hash().hex()}
-    distribute(folder, path, facts, abi, console.step, ndk=ndk, require_ndk=require_ndk)
+    distribute(folder, path, abi, built, facts)
     console.clear()
     _report(console, resolved, path, time.perf_counter() - started)
     console.out(f"{path}\n")

@@ -39,28 +39,26 @@ def abi_named(text: str) -> str:
     return abi
 
 
-def distribute(
-    folder: Path,
-    model: Path,
-    facts: Mapping[str, Any],
-    abi: str,
-    progress: Progress,
-    *,
-    ndk: Path | None = None,
-    require_ndk: bool = False,
-) -> list[Path]:
-    """Put what goes with `model`, which lies in `folder`, beside it; what was put there. `facts` are what the manifest
-    says beside the files. Each file appears when it is complete, the manifest last.
-
-    Raises MossnetError: where nothing compiles for the platform, and when the disk does not take it.
+def libraries(
+    abi: str, progress: Progress, *, ndk: Path | None = None, require_ndk: bool = False
+) -> Mapping[str, bytes]:
+    """libmossnet for a platform, shared and static, by the place in the folder: this machine's own was installed, others
+    are built. Raises MossnetError where nothing here compiles for it.
     """
-    made = {"lib/libmossnet.so": cross.library, "lib/libmossnet.a": cross.archive}
-    contents = {"include/mossnet.h": (RUNTIME / "mossnet.h").read_bytes()}
-    for name, build in made.items():
-        installed = Library.default().path.with_name(Path(name).name)
+    found = {}
+    for build, name in ((cross.library, "libmossnet.so"), (cross.archive, "libmossnet.a")):
+        installed = Library.default().path.with_name(name)
         is_here = abi == own_abi() and installed.is_file()
         path = installed if is_here else build(abi, progress, ndk=ndk, require_ndk=require_ndk)
-        contents[name] = path.read_bytes()
+        found[f"lib/{name}"] = path.read_bytes()
+    return found
+
+
+def distribute(folder: Path, model: Path, abi: str, libraries: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
+    """Put what goes with `model`, which lies in `folder`, beside it. `facts` are what the manifest says beside the
+    files. Each file appears when it is complete, the manifest last. Raises MossnetError when the disk does not take it.
+    """
+    contents = {"include/mossnet.h": (RUNTIME / "mossnet.h").read_bytes(), **libraries}
     version = Library.default().version
     for name, place in _PLACES.items():
         contents[place] = (_TEMPLATES / name).read_bytes().replace(b"@VERSION@", version.encode())
@@ -75,7 +73,6 @@ def distribute(
             write_whole(folder / name, content)
         except OSError as e:
             raise MossnetError(f"{folder / name}: cannot be written: {e.strerror}") from None
-    return [folder / name for name in contents]
 
 
 def _described(n_bytes: int, digest: bytes) -> dict[str, Any]:
