@@ -42,8 +42,8 @@ def abi_named(text: str) -> str:
 def libraries(
     abi: str, progress: Progress, *, ndk: Path | None = None, require_ndk: bool = False
 ) -> Mapping[str, bytes]:
-    """libmossnet for a platform, shared and static, by the place in the folder: this machine's own was installed, others
-    are built. Raises MossnetError where nothing here compiles for it.
+    """libmossnet for a platform, shared and static, by the place in the folder: this machine's own was installed,
+    others are built. Raises MossnetError where nothing here compiles for it.
     """
     found = {}
     for build, name in ((cross.library, "libmossnet.so"), (cross.archive, "libmossnet.a")):

@@ -11,7 +11,18 @@
 #include <unistd.h>
 
 static const mn_driver *find_driver(const char *name) {
-    static const mn_driver *const drivers[] = {&mn_driver_cpu, &mn_driver_cuda, &mn_driver_opencl, &mn_driver_vulkan};
+    static const mn_driver *const drivers[] = {
+        &mn_driver_cpu,
+#ifndef MOSSNET_NO_CUDA
+        &mn_driver_cuda,
+#endif
+#ifndef MOSSNET_NO_OPENCL
+        &mn_driver_opencl,
+#endif
+#ifndef MOSSNET_NO_VULKAN
+        &mn_driver_vulkan,
+#endif
+    };
     for (size_t i = 0; i < sizeof drivers / sizeof *drivers; i++)
         if (!strcmp(drivers[i]->name, name)) return drivers[i];
     return NULL;
