@@ -60,17 +60,14 @@ def command(
     from mossnet_tg.targets.devices import default_target
     from mossnet_tg.targets.table import KINDS, parse_target
     from mossnet_tg.targets.transport import split_place
-    from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
-    if model is not None and _is_compiled(Path(model)):
-        raise UsageError(f"{model}: a compiled model, expected a checkpoint", "mossnet-tg inspect shows what it holds")
-    checkpoint = Checkpoint.open(DEMO if model is None else model)
+    checkpoint = uncompiled(model)
     refuse_uncompiled(target)
     place, device = split_place(device)
     host = host_at(place, console.step)
     resolved = parse_target(target or default_target(device, host), device, host)
     plan = options.compile_options(chunk, context)
-    path = _prepared(Path(out)) / FILE_NAME
+    path = prepared(Path(out)) / FILE_NAME
     console.note(
         f"compiling {checkpoint.name} ({count(checkpoint.n_params)} parameters) for {resolved.name}, chunk {plan.chunk}"
     )
@@ -91,6 +88,15 @@ def refuse_uncompiled(text: str | None) -> None:
         raise UsageError(f"target '{text}' runs a model uncompiled", "only mossnet-tg generate takes it")
 
 
+def uncompiled(model: str | None) -> Checkpoint:
+    """The checkpoint at a path, the demo without one. Raises MossnetError; UsageError for a compiled model."""
+    from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
+
+    if model is not None and _is_compiled(Path(model)):
+        raise UsageError(f"{model}: a compiled model, expected a checkpoint", "mossnet-tg inspect shows what it holds")
+    return Checkpoint.open(DEMO if model is None else model)
+
+
 def _is_compiled(path: Path) -> bool:
     from mossnet_tg.codegen.moss_file import MAGIC
 
@@ -103,7 +109,7 @@ def _is_compiled(path: Path) -> bool:
         return False
 
 
-def _prepared(folder: Path) -> Path:
+def prepared(folder: Path) -> Path:
     """The folder, made where it is not there: minutes of work should not end at its door."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
