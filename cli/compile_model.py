@@ -83,11 +83,8 @@ def command(
     from mossnet_tg.targets.distribution import abi_named, distribute, libraries
     from mossnet_tg.targets.table import KINDS, parse_target, split_targets
     from mossnet_tg.targets.transport import split_place
-    from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
-    if model is not None and _is_compiled(Path(model)):
-        raise UsageError(f"{model}: a compiled model, expected a checkpoint", "mossnet-tg inspect shows what it holds")
-    checkpoint = Checkpoint.open(DEMO if model is None else model)
+    checkpoint = uncompiled(model)
     refuse_uncompiled(target)
     place, device = split_place(device)
     host = host_at(place, console.step)
@@ -97,7 +94,7 @@ def command(
     resolved = [parse_target(name, device, host) for name in names]
     plan = options.compile_options(chunk, context)
     abi = abi_named(abi)
-    folder = _prepared(Path(out))
+    folder = prepared(Path(out))
     path = folder / FILE_NAME
     console.note(
         f"compiling {checkpoint.name} ({count(checkpoint.n_params)} parameters) for"
@@ -126,6 +123,15 @@ def refuse_uncompiled(text: str | None) -> None:
         raise UsageError(f"target '{text}' runs a model uncompiled", "only mossnet-tg generate takes it")
 
 
+def uncompiled(model: str | None) -> Checkpoint:
+    """The checkpoint at a path, the demo without one. Raises MossnetError; UsageError for a compiled model."""
+    from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
+
+    if model is not None and _is_compiled(Path(model)):
+        raise UsageError(f"{model}: a compiled model, expected a checkpoint", "mossnet-tg inspect shows what it holds")
+    return Checkpoint.open(DEMO if model is None else model)
+
+
 def _is_compiled(path: Path) -> bool:
     from mossnet_tg.codegen.moss_file import MAGIC
 
@@ -138,7 +144,7 @@ def _is_compiled(path: Path) -> bool:
         return False
 
 
-def _prepared(folder: Path) -> Path:
+def prepared(folder: Path) -> Path:
     """The folder, made where it is not there: minutes of work should not end at its door."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
