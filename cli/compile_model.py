@@ -20,6 +20,7 @@ from mossnet_tg.errors import MossnetError, UsageError
 if TYPE_CHECKING:
     from mossnet_tg.codegen.moss_file import MossFile
     from mossnet_tg.targets.table import CpuTarget, Target
+    from mossnet_tg.weights.checkpoint import Checkpoint
 
 FILE_NAME = "model.moss"
 
