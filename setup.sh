@@ -20,6 +20,8 @@ if [ "${1-}" = --test ]; then
   # Other machines, on loopback.
   wanted="$wanted sshd:openssh-server adb:adb"
   wanted="$wanted validation:vulkan-validationlayers spirv-val:spirv-tools glslangValidator:glslang-tools clang:clang"
+  # Who builds what `compile` puts beside a model, and looks for leaks in it.
+  wanted="$wanted cmake:cmake pkg-config:pkg-config valgrind:valgrind"
   # With clang: programs for Android, where no NDK is.
   wanted="$wanted ld.lld:lld"
   shift

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,26 @@ class _Options(ctypes.Structure):
         ("driver", c_char_p),
         ("reserved", c_uint64 * 3),
     )
+
+
+_OnText = ctypes.CFUNCTYPE(ctypes.c_int, c_void_p, POINTER(ctypes.c_char), c_size_t, c_int32)
+
+
+class _Generation(ctypes.Structure):
+    _fields_ = (
+        ("max_tokens", c_uint64),
+        ("sampler", c_void_p),
+        ("on_text", _OnText),
+        ("context", c_void_p),
+        ("reserved", c_uint64 * 4),
+    )
+
+
+class _Generated(ctypes.Structure):
+    _fields_ = (("n_prompt", c_uint64), ("n_tokens", c_uint64), ("ending", ctypes.c_int), ("reserved", c_uint32))
+
+
+_ENDINGS = ("eos", "max_tokens", "stop")
 
 
 class InfoStruct(ctypes.Structure):
@@ -111,6 +131,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "session_fork": (_STATUS, (c_void_p, POINTER(c_void_p))),
     "session_prefill": (_STATUS, (c_void_p, c_void_p, c_size_t, POINTER(c_void_p))),
     "session_decode": (_STATUS, (c_void_p, c_int32, POINTER(c_void_p))),
+    "session_generate": (_STATUS, (c_void_p, c_char_p, c_size_t, POINTER(_Generation), POINTER(_Generated))),
     "session_score": (_STATUS, (c_void_p, c_void_p, c_size_t, c_void_p)),
     "session_cancel": (None, (c_void_p,)),
     "session_position": (c_uint64, (c_void_p,)),
@@ -441,6 +462,43 @@ class Session(_Handle):
         self.library.check("session_decode", self.pointer, token, byref(logits))
         return self._logits(logits, copy)
 
+    def generate(
+        self,
+        prompt: str | bytes,
+        on_text: Callable[[str, int], bool | None],
+        *,
+        max_tokens: int = 0,
+        sampler: Sampler | None = None,
+    ) -> Generated:
+        """Reads a text and continues it in C, up to the end of the text or `max_tokens` (0: no limit), the likeliest
+        token each time without a `sampler`.
+
+        `on_text(piece, id)` gets each token and the text that it completes, perhaps none; what is left at the end comes
+        with the id -1. True stops. What it raises ends the call, and is raised. The session has read then all that
+        `on_text` has seen: another call goes on behind it.
+        """
+        failure: BaseException | None = None
+
+        def told(_: object, text: Any, size: int, token: int) -> int:
+            nonlocal failure
+            try:
+                return bool(on_text(ctypes.string_at(text, size).decode(), token))
+            except BaseException as e:  # it must not cross C
+                failure = e
+                return 1
+
+        content = prompt.encode(errors="replace") if isinstance(prompt, str) else prompt
+        wanted = _Generation(max_tokens, sampler.pointer if sampler else None, _OnText(told))
+        found = _Generated()
+        try:
+            self.library.check("session_generate", self.pointer, content, len(content), byref(wanted), byref(found))
+        except MossnetError:
+            if failure is None:
+                raise
+        if failure is not None:
+            raise failure
+        return Generated(found.n_prompt, found.n_tokens, _ENDINGS[found.ending])
+
     def score(self, ids: Ids) -> Logits:
         """Reads tokens; returns the logits [len(ids), vocab_size] after each of them."""
         tokens = token_array(ids)
@@ -513,6 +571,15 @@ def token_array(ids: Ids) -> npt.NDArray[np.int32]:
     if array.dtype != np.int32 and (array.min() < -(1 << 31) or array.max() >= 1 << 31):
         raise UsageError("a token id is no int32")
     return np.ascontiguousarray(array, np.int32)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What `Session.generate` did; `ending` is "eos", "max_tokens" or "stop"."""
+
+    n_prompt: int
+    n_tokens: int
+    ending: str
 
 
 class Decoder(_Handle):

@@ -42,7 +42,7 @@ void mossnet_session_free(mossnet_session *session) {
 mossnet_status mn_session_enter(const mossnet_session *session, mossnet_error *error) {
     mossnet_session *mine = (mossnet_session *)(uintptr_t)session; /* whoever only reads needs it alone as well */
     if (!atomic_exchange(&mine->busy, true)) return MOSSNET_OK;
-    return mn_fail(error, MOSSNET_ARGUMENT, "the session is in a call of another thread: each thread needs its own");
+    return mn_fail(error, MOSSNET_ARGUMENT, "the session is in a call already: each thread needs its own");
 }
 
 mossnet_status mn_session_leave(const mossnet_session *session, mossnet_status status) {
