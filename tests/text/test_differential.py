@@ -18,7 +18,7 @@ import pytest
 
 from mossnet_tg.engine import CompiledModel
 from mossnet_tg.tokenizer import Tokenizer
-from tests.text.kinds import END, KINDS, MIXED, library_sources, model_with, tokenizer_json
+from tests.text.kinds import END, KINDS, MIXED, library_sources, model_of, tokenizer_json
 
 N_TEXTS = int(os.environ.get("MOSSNET_TEXTS", "400"))
 SCALARS = [chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000]
@@ -45,9 +45,8 @@ class Pair:
 
 @pytest.fixture(scope="module", params=["demo", *KINDS])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    content = tokenizer_json(request.param)
-    with model_with(content, tmp_path_factory.mktemp("text")) as model:
-        yield Pair(model, Tokenizer.from_json(content))
+    with model_of(request.param, tmp_path_factory.mktemp("text")) as model:
+        yield Pair(model, Tokenizer.from_json(tokenizer_json(request.param)))
 
 
 def random_text(rng: random.Random) -> str:
