@@ -185,16 +185,30 @@ FIELDS = [
 
 @pytest.mark.parametrize(("table", "at", "value", "match"), FIELDS)
 def test_what_a_refusal_says(tmp_path: Path, table: str, at: int, value: int, match: str) -> None:
-    kinds.model_of("llama3" if table in ("words", "blocks") else "stripping", tmp_path).close()
-    data = bytearray((tmp_path / "text.moss").read_bytes())
+    kind = "llama3" if table in ("words", "blocks") else "stripping"
+    begin, end = tables(kinds.section(kind))[NAMES.index(table)]
+    refused_by_both(tmp_path, kind, (begin if at >= 0 else end) + at, value, match)
+
+
+def test_a_decomposition_that_is_too_long(tmp_path: Path) -> None:
+    """U+1F82 and U+1F83 have four characters each; the first is left one, and the second gets the rest."""
+    begin, end = tables(kinds.section("stripping"))[NAMES.index("decomposed")]
+    rows = list(struct.iter_unpack("<II", kinds.section("stripping")[begin:end]))
+    i = next(i for i, (character, _) in enumerate(rows) if character == 0x1F82)
+    refused_by_both(tmp_path, "stripping", begin + 8 * i + 4, rows[i - 1][1] + 1, "decomposition.* 1 to 4")
+
+
+def refused_by_both(folder: Path, kind: str, at: int, value: int, match: str) -> None:
+    """Puts a u32 into the section of a model file, which Python and libmossnet then refuse with such a text."""
+    kinds.model_of(kind, folder).close()
+    data = bytearray((folder / "text.moss").read_bytes())
     start, size = sections(data)[13]
-    begin, end = tables(data[start : start + size])[NAMES.index(table)]
-    struct.pack_into("<I", data, start + (begin if at >= 0 else end) + at, value)
+    struct.pack_into("<I", data, start + at, value)
     with pytest.raises(ArtifactError, match=f"^TEXT: .*({match})"):
         program.check(bytes(data[start : start + size]))
-    (tmp_path / "broken.moss").write_bytes(sealed(data))
+    (folder / "broken.moss").write_bytes(sealed(data))
     with pytest.raises(ArtifactError, match=f"TEXT: .*({match})"):
-        CompiledModel(tmp_path / "broken.moss", allow_native=True)
+        CompiledModel(folder / "broken.moss", allow_native=True)
 
 
 def sections(data: bytes | bytearray) -> dict[int, tuple[int, int]]:
