@@ -88,7 +88,7 @@ def compiled_text(tokenizer_json: bytes | None) -> bytes:
     try:
         return compile_tokenizer(tokenizer_json)
     except MossnetError as e:
-        _log.info("text stays with Python, libmossnet takes ids alone: %s", e)
+        _log.info("no TEXT, libmossnet takes ids alone: %s", e)
         return b""
 
 

@@ -132,7 +132,7 @@ class _Parser:
         if self._next() and self._next() in "?*+{":
             self._refuse("a quantifier that is lazy, possessive or doubled")
         least, most = counts
-        if most is None and _is_nullable(part):
+        if most != 1 and _is_nullable(part):  # matchers differ about how often nothing is taken
             self._refuse("a repetition of what matches nothing as well")
         return _Repeat(part, least, most)
 

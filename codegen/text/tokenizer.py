@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mossnet_tg.codegen.text.pattern import compile_pattern
-from mossnet_tg.codegen.text.program import NONE, Added, Split, TextProgram, pack
+from mossnet_tg.codegen.text.program import MAX_RECORDS, NONE, Added, Split, TextProgram, pack
 from mossnet_tg.codegen.text.unicode import nfc
 from mossnet_tg.errors import MossnetError
 from mossnet_tg.tokenizer import byte_of_char, flat_steps
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # What byte-level tokenizers cut a text with unless they say otherwise.
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_MAX_TOKENS = 1 << 24
 
 
 class UnsupportedTokenizerError(MossnetError):
@@ -51,8 +50,8 @@ def _program(inner: tokenizers.Tokenizer, found: Mapping[str, Any]) -> TextProgr
     _require_byte_level(found, model)
     added = inner.get_added_tokens_decoder()
     n_tokens = 1 + max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
-    if not 1 <= n_tokens <= _MAX_TOKENS:
-        raise UnsupportedTokenizerError(f"ids up to {n_tokens - 1}, expected 0 to {_MAX_TOKENS - 1}")
+    if not 1 <= n_tokens <= MAX_RECORDS:
+        raise UnsupportedTokenizerError(f"{n_tokens} ids, expected 1 to {MAX_RECORDS}")
     tokens = [inner.id_to_token(i) or "" for i in range(n_tokens)]
     vocab = model["vocab"]
     byte_ids = {byte: vocab.get(char, NONE) for char, byte in byte_of_char().items()}
@@ -114,8 +113,8 @@ def _words(model: Mapping[str, Any]) -> list[int]:
     by_merges = tokenizers.Tokenizer.from_str(json.dumps(plain))
     of_char = byte_of_char()
     words = {word: i for word, i in model["vocab"].items() if word and of_char.keys() >= set(word)}
-    encoded = by_merges.encode_batch(list(words))
-    return [i for i, e in zip(words.values(), encoded, strict=True) if e.ids != [i]]
+    # One by one: a batch would start threads, and the library complains about a process that forks afterwards.
+    return [i for word, i in words.items() if by_merges.encode(word).ids != [i]]
 
 
 def _pre_tokenizer(pre_tokenizer: Any) -> tuple[list[Split], bool]:

@@ -4,8 +4,10 @@
  *   mossnet_options options = {.flags = MOSSNET_ALLOW_NATIVE};
  *   mossnet_model_load("model.moss", &options, &model, &error);
  *   mossnet_session_new(model, 0, &session, &error);
+ *   mossnet_model_encode(model, text, bytes, ids, capacity, &n_ids, &error);
  *   mossnet_session_prefill(session, ids, n_ids, &logits, &error);
  *   while (...) { mossnet_sampler_pick(sampler, logits, n_vocab, &id, &error);
+ *                 mossnet_decoder_push(decoder, id, &piece, &piece_bytes, &error);
  *                 mossnet_session_decode(session, id, &logits, &error); }
  *
  * Rules that hold everywhere:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mossnet_tg.codegen import moss_file
-from mossnet_tg.engine import Library
+from mossnet_tg.engine import CompiledModel, Library
+from mossnet_tg.tokenizer import Tokenizer
 from tests.cli.conftest import Run
 
 
@@ -23,6 +26,28 @@ def test_a_checkpoint_becomes_a_file(run: Run, tiny: Path, tmp_path: Path) -> No
     assert any(line.startswith("decode: ") for line in lines)
     assert moss_file.read(out / "model.moss").chunk == 16
     assert run("generate", "-m", out / "model.moss", "--allow-native", "the", "-n", "3").exit_code == 0
+
+
+def test_text_is_compiled_where_it_can_be(run: Run, tiny: Path, tmp_path: Path) -> None:
+    assert "no TEXT" not in run("compile", tiny, "--out", tmp_path, "--chunk", "8", "-v").stderr
+    moss = moss_file.read(tmp_path / "model.moss")
+    assert moss.text and moss.meta["text"] == "byte-level BPE"
+    tokenizer = Tokenizer.from_json(moss.tokenizer)
+    with CompiledModel(tmp_path / "model.moss", allow_native=True) as model:
+        assert model.encode("the lazy dög").tolist() == tokenizer.encode("the lazy dög")
+
+
+def test_text_that_cannot_be_compiled_stays_away(run: Run, tiny: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny, tmp_path / "other")
+    found = json.loads((other / "tokenizer.json").read_text())
+    (other / "tokenizer.json").write_text(json.dumps({**found, "normalizer": {"type": "Lowercase"}}))
+    reason = "no TEXT, libmossnet takes ids alone: normalizer Lowercase, expected NFC or none"
+    compiled = run("compile", other, "--out", tmp_path, "--chunk", "8", "-v")
+    assert compiled.exit_code == 0 and reason in compiled.stderr.splitlines()
+    moss = moss_file.read(tmp_path / "model.moss")
+    assert moss.tokenizer and not moss.text and "text" not in moss.meta
+    assert run("generate", "-m", tmp_path / "model.moss", "--allow-native", "the", "-n", "3").exit_code == 0
+    assert reason not in run("compile", other, "--out", tmp_path, "--chunk", "8").stderr
 
 
 def test_for_another_machine(run: Run, tiny: Path, tmp_path: Path) -> None:

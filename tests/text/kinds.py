@@ -142,7 +142,13 @@ def tokenizer_json(kind: str) -> bytes:
     return (Path(DEMO) / "tokenizer.json").read_bytes() if kind == "demo" else KINDS[kind]().to_str().encode()
 
 
-def model_with(content: bytes, folder: Path) -> CompiledModel:
-    """A toy model whose TEXT is made of a tokenizer.json."""
-    moss = dataclasses.replace(toy(), tokenizer=content, text=compile_tokenizer(content))
+@cache
+def section(kind: str) -> bytes:
+    """The section TEXT of a kind."""
+    return compile_tokenizer(tokenizer_json(kind))
+
+
+def model_of(kind: str, folder: Path) -> CompiledModel:
+    """A toy model with the tokenizer of a kind."""
+    moss = dataclasses.replace(toy(), tokenizer=tokenizer_json(kind), text=section(kind))
     return CompiledModel(write_toy(folder / "text.moss", moss), allow_native=True)

@@ -13,12 +13,12 @@ from mossnet_tg.codegen import moss_file
 from mossnet_tg.engine import CompiledModel
 from mossnet_tg.errors import ArtifactError, UsageError
 from tests.runtime.toy import toy, write_toy
-from tests.text.kinds import model_with, tokenizer_json
+from tests.text.kinds import model_of
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> CompiledModel:
-    return model_with(tokenizer_json("demo"), tmp_path)
+    return model_of("demo", tmp_path)
 
 
 def test_room_for_ids(model: CompiledModel) -> None:
