@@ -163,7 +163,9 @@ def _plan(checkpoint: Checkpoint, target: Target, options: CompileOptions) -> Pl
 def _read_bytes(plan: Plan) -> int:
     """What a decoded token reads of matrices."""
     n_bytes = 0.0
-    for task, source in ((use.workload.task, use.workload.source) for use in plan.uses if use.entry == EntryKind.DECODE):
+    for task, source in (
+        (use.workload.task, use.workload.source) for use in plan.uses if use.entry == EntryKind.DECODE
+    ):
         share = getattr(source, "top_k", 1) / getattr(source, "n_experts", 1)
         n_bytes += share * sum(math.prod(shape) * itemsize(dtype) for shape, dtype in task.matrices)
     return int(n_bytes)
