@@ -257,6 +257,40 @@ static void patched_mutants(const unsigned char *seed, size_t size) {
     free(file);
 }
 
+/* Saved states of a valid model, changed in a few places, cut or made longer: refused, or read like any other. */
+static void random_states(unsigned char *file, size_t size, unsigned long n) {
+    mossnet_model model = {.data = file, .bytes = size, .driver = &mn_driver_cpu, .n_users = 1};
+    mossnet_error error;
+    mossnet_session *session;
+    const int32_t ids[] = {1, 2, 3};
+    unsigned long accepted = 0;
+    if (mn_file_parse(file, size, 0, &model.file, &error)) abort();
+    mn_device device = {&model.file, file};
+    model.device = &device;
+    must(mossnet_session_new(&model, 1, &session, &error), &error);
+    must(mossnet_session_prefill(session, ids, 3, NULL, &error), &error);
+    size_t capacity = mossnet_session_state_bytes(session), used;
+    unsigned char *saved = malloc(capacity);
+    must(mossnet_session_save(session, saved, capacity, &used, &error), &error);
+    for (unsigned long i = 0; i < n; i++) {
+        size_t bytes = next(8) ? used : next(used + 64);
+        unsigned char *changed = malloc(bytes ? bytes : 1);
+        memset(changed, 0x5a, bytes);
+        memcpy(changed, saved, bytes < used ? bytes : used);
+        for (uint64_t m = next(4); m && bytes; m--) /* the header has 80 bytes, and most of what is checked */
+            changed[next(next(4) && bytes > 80 ? 80 : bytes)] ^= (unsigned char)(1u << next(8));
+        mossnet_status status = mossnet_session_restore(session, changed, bytes, &error);
+        if (status && status != MOSSNET_STATE) abort();
+        accepted += !status;
+        must(mossnet_session_decode(session, 1, NULL, &error), &error);
+        free(changed);
+    }
+    free(saved);
+    mossnet_session_free(session);
+    mn_file_free(&model.file);
+    printf("%lu\n", accepted);
+}
+
 int main(int argc, char **argv) {
     FILE *f = argc > 2 ? fopen(argv[1], "rb") : NULL;
     if (!f || fseek(f, 0, SEEK_END)) return 2;
@@ -270,8 +304,12 @@ int main(int argc, char **argv) {
     } else if (!strcmp(argv[2], "patches")) {
         patched_mutants(seed, size);
     } else if (argc > 4) {
+        unsigned long n = strtoul(argv[3], NULL, 10);
         state = strtoull(argv[4], NULL, 10);
-        random_mutants(seed, size, strtoul(argv[3], NULL, 10));
+        if (!strcmp(argv[2], "states"))
+            random_states(seed, size, n);
+        else
+            random_mutants(seed, size, n);
     }
     free(seed);
     return 0;

@@ -54,6 +54,12 @@ def test_random_mutants(fuzz, name):
     assert ran > accepted // 2
 
 
+def test_random_states(fuzz):
+    """Most are refused; those whose tokens or position alone were changed are states of another text."""
+    accepted = int(fuzz("states", N_RANDOM, 20261122))
+    assert N_RANDOM // 20 < accepted < N_RANDOM // 2
+
+
 def patch(data, offset, value, width):
     """A field set to a value, as the harness takes it: 4-byte words of the file."""
     start = offset // 4 * 4
