@@ -38,6 +38,7 @@ def write_package(
     for step in plan.steps:
         g = plan.functions[step.function].generated
         steps.append(moss_file.Step(step.function, step.args, g.grid, step.label, g.small))
+    progress("compiling the tokenizer")
     text = compiled_text(checkpoint.tokenizer_json)
     moss = moss_file.MossFile(
         model_hash=checkpoint.model_hash(),
