@@ -43,6 +43,7 @@ def write_package(
         if _lies(other.plan) != _lies(plan):
             said = f"{variants[0].meta['target']} and {other.meta['target']} want the weights to lie differently"
             raise MossnetError(said, "compile a file for each")
+    progress("compiling the tokenizer")
     text = compiled_text(checkpoint.tokenizer_json)
     moss, *others = [_record(variant, checkpoint, text) for variant in variants]
     moss_file.write(path, moss, _laid_out(plan, checkpoint, progress), others)

@@ -168,11 +168,13 @@ class _Parser:
 
     def _group(self, fold: bool) -> Any:
         self._depth += 1
+        if fold:  # s(?:s) is ss, which one character folds to
+            self._refuse("a bracket inside (?i:)")
         if self._depth > _MAX_DEPTH:
             self._refuse("too many brackets inside each other")
         look = next((sign for sign in ("?!", "?=") if self._take(sign)), None)
         if look is None and not self._take("?:"):
-            fold |= self._take("?i:")
+            fold = self._take("?i:")
             if self._next() == "?":
                 self._refuse("an unknown kind of bracket")
         inside = self._alternatives(fold)

@@ -67,6 +67,7 @@ REFUSED = [
     ("(?i)a", "unknown kind of bracket"), ("a(?!bc)", "more than one character"), (r"\bа", r"\b"), (r"a\1", r"\1"),
     (r"\p{Nonsense}", "Nonsense"), (r"\pL", r"\p without"), ("[]a]", "empty []"), ("[a", "does not end"),
     ("[a&&b]", "&&"), ("[b-a]", "range"), (r"[a-\d]", "range"), ("[[:alpha:]]", "holds ["), ("(?i:ss)", "folds to"),
+    ("(?i:s(?:s))", "a bracket inside"),
     ("(?i:é)", "in (?i:)"), (r"(?i:\p{Lu})", "in (?i:)"), ("(?i:[a-z])", "a range"), ("a\\", "\\"),
     ("(" * 60 + "a" + ")" * 60, "too many brackets"), ("a" * 1001, "at most 1000"),
     ("(?:a{100}){999}", "more than 10000 places"), ("(?:a|b)*a(?:a|b){12}", "more than 4096 states"),

@@ -1,10 +1,15 @@
-"""Tokenizers that libmossnet does not know are refused with the reason, before anything of them is compiled."""
+"""tokenizer.json becomes TEXT, or is refused with the reason."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +19,8 @@ from tokenizers import AddedToken
 from mossnet_tg.codegen.text import program
 from mossnet_tg.codegen.text.tokenizer import UnsupportedTokenizerError, compile_tokenizer
 from mossnet_tg.errors import MossnetError
+from mossnet_tg.weights.checkpoint import DEMO
+from tests.runtime.toy import ROOT
 from tests.text.kinds import CL100K, END, tokenizer_json
 
 LETTERS = {"type": "Split", "pattern": {"Regex": r"\p{L}+"}, "behavior": "Isolated", "invert": False}
@@ -65,6 +72,35 @@ def changed(path: str, value: Any) -> bytes:
         part = part[name]
     part[last] = value
     return json.dumps(found).encode()
+
+
+def test_ways_to_say_the_same() -> None:
+    """Merges as strings, steps in sequences of sequences, and what is left out, as other writers have it."""
+    found = json.loads(tokenizer_json("gpt2"))
+    expected = compile_tokenizer(tokenizer_json("gpt2"))
+    found["model"]["merges"] = [" ".join(merge) for merge in found["model"]["merges"]]
+    found["pre_tokenizer"] = sequence(sequence(found["pre_tokenizer"]))
+    found["decoder"] = {"type": "Sequence", "decoders": [found["decoder"]]}
+    found["normalizer"] = {"type": "Sequence", "normalizers": []}
+    del found["model"]["ignore_merges"], found["post_processor"]
+    assert compile_tokenizer(json.dumps(found).encode()) == expected
+    found["post_processor"] = template(TEXT)
+    assert compile_tokenizer(json.dumps(found).encode()) == expected
+    found["post_processor"] = template(TEXT, A)
+    assert compile_tokenizer(json.dumps(found).encode()) != expected
+
+
+def test_the_same_bytes_again() -> None:
+    """Nothing depends on an order that changes from process to process."""
+    code = (
+        "import hashlib, pathlib, sys; from mossnet_tg.codegen.text.tokenizer import compile_tokenizer as c;"
+        "print(hashlib.sha256(c(pathlib.Path(sys.argv[1]).read_bytes())).hexdigest())"
+    )
+    demo = Path(DEMO) / "tokenizer.json"
+    expected = hashlib.sha256(compile_tokenizer(demo.read_bytes())).hexdigest()
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    ran = subprocess.run([sys.executable, "-c", code, demo], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert ran.stdout == f"{expected}\n", ran.stderr
 
 
 @pytest.mark.parametrize(("path", "value", "reason"), CHANGES, ids=[reason for _, _, reason in CHANGES])
