@@ -80,11 +80,11 @@ def test_one_of_two_dies(start: Start, run: Run, tiny: Path, records: Path, trac
     """Every trial is recorded once, and the other device is given back. A third is of another kind, and left out."""
     first, second = serve("two", "two")
     serve("two", env={"MOSSNET_CPU": "another processor"})
-    assert queues(run, tracker)["two"] == (3, 3)
+    wait_for(lambda: queues(run, tracker)["two"] == (3, 3), "three that are free")
     args = ("--tracker", tracker, "--key", "two", "--time", "2m", "--trials", "16", "--kernels", "scan")
     tune = start("tune", tiny, *args, *FAST)
     wait_for(lambda: sum("status" in row for row in tries(records)) >= 1, "trials")
-    assert queues(run, tracker)["two"] == (3, 0)
+    wait_for(lambda: queues(run, tracker)["two"] == (3, 0), "all three to be taken")
     children = sessions(second)
     second.send_signal(signal.SIGKILL)
     stdout, stderr = tune.communicate(timeout=120)
@@ -119,6 +119,7 @@ def test_keys_and_who_has_them(run: Run, tiny: Path, tracker: str, serve: Serve,
     from mossnet_tg.codegen.farm.tracker import Address
 
     serve("box")
+    wait_for(lambda: queues(run, tracker)["box"] == (1, 1), "one that is free")
     listed = run("farm", "list", "--tracker", tracker).stdout.splitlines()
     assert listed[0].split() == ["key", "total", "free", "waiting"]
     assert ["box", "1", "1", "0"] in [row.split() for row in listed]
