@@ -15,7 +15,8 @@ import click
 import mossnet_tg
 from mossnet_tg.cli import options
 from mossnet_tg.cli.console import Console
-from mossnet_tg.cli.facts import count, human, layer_of, n_parameters, read_per_token, tensors_of
+from mossnet_tg.cli.facts import count, human, layer_of, n_parameters, tensors_of
+from mossnet_tg.codegen.reads import read_per_token
 from mossnet_tg.errors import MossnetError
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import click
 
 from mossnet_tg.cli import options
 from mossnet_tg.cli.console import Console, table
-from mossnet_tg.cli.facts import count, human, layer_of, n_active, n_parameters, read_per_token, tensors_of
+from mossnet_tg.cli.facts import count, human, layer_of, n_active, n_parameters, tensors_of
+from mossnet_tg.codegen.reads import read_per_token
 
 if TYPE_CHECKING:
     from mossnet_tg.codegen.moss_file import Entry, MossFile

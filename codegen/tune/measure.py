@@ -175,7 +175,8 @@ class Measurer:
 
     @contextlib.contextmanager
     def _bench(self, subject: Subject, trials: Sequence[Trial], choices: Sequence[Choice]) -> Iterator[Bench]:
-        between = sweep(subject.schedule, self.swept_bytes) if self.swept_bytes else None
+        with COMPILING:
+            between = sweep(subject.schedule, self.swept_bytes) if self.swept_bytes else None
         bench = Bench(trials, self.target, self.folder, self.place.load, self.n_threads, between)
         try:
             for trial, choice in enumerate(choices):

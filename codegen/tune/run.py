@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 import tempfile
@@ -15,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.backends import backend
 from mossnet_tg.codegen.cache import cached
 from mossnet_tg.codegen.compile import compile_checkpoint
-from mossnet_tg.codegen.kernels.build import itemsize
 from mossnet_tg.codegen.moss_file import EntryKind
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.codegen.plan import Plan, make_plan
+from mossnet_tg.codegen.reads import read_per_token
 from mossnet_tg.codegen.tune.crew import Crew
 from mossnet_tg.codegen.tune.measure import Limits, Measurer, Place, Subject
 from mossnet_tg.codegen.tune.records import Choices, Kept, Records
@@ -124,7 +124,7 @@ def tune(
         twin = Twin(checkpoint, _plan(checkpoint, host, options), twin_file)
         plan, schedule = _plan(checkpoint, target, options), backend(target).schedule(target)
 
-        swept_bytes = min(_read_bytes(plan), _SWEPT_BYTES)
+        swept_bytes = min(read_per_token(moss_file.read(default_file), checkpoint.config), _SWEPT_BYTES)
 
         def measurer(place: Place) -> Measurer:
             own = Path(tempfile.mkdtemp(dir=folder))
@@ -158,17 +158,6 @@ def tune(
 
 def _plan(checkpoint: Checkpoint, target: Target, options: CompileOptions) -> Plan:
     return make_plan(checkpoint, backend(target).schedule(target), options, lambda _: None)
-
-
-def _read_bytes(plan: Plan) -> int:
-    """What a decoded token reads of matrices."""
-    n_bytes = 0.0
-    for task, source in (
-        (use.workload.task, use.workload.source) for use in plan.uses if use.entry == EntryKind.DECODE
-    ):
-        share = getattr(source, "top_k", 1) / getattr(source, "n_experts", 1)
-        n_bytes += share * sum(math.prod(shape) * itemsize(dtype) for shape, dtype in task.matrices)
-    return int(n_bytes)
 
 
 def _step_s(place: Place, path: Path, n_threads: int) -> dict[EntryKind, Any]:

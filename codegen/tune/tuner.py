@@ -83,12 +83,11 @@ class Chosen:
 @dataclass(frozen=True)
 class Pick:
     """Choices that are used together or not at all: of one task, or of all that read the same matrices, whose panels
-    are as wide as `widths` says. `ratio`: how many times as fast they are together, by their shares.
+    are as wide as `widths` says.
     """
 
     chosen: tuple[Chosen, ...]
     widths: Mapping[str, int]
-    ratio: float
 
 
 def subjects(
@@ -282,7 +281,7 @@ class Tuner:
             before = sum(t.subject.weight for t, _ in group)
             after = sum(t.subject.weight * chosen.tuned_s / chosen.default_s for t, chosen in group)
             if after < _KEPT * before:
-                yield Pick(tuple(chosen for _, chosen in group), widths, before / after)
+                yield Pick(tuple(chosen for _, chosen in group), widths)
 
     def _paired(self, track: Track) -> Chosen:
         """The best choice and the default, in turns."""

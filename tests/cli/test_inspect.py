@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from mossnet_tg.cli.facts import count, human, n_active, n_parameters, read_per_token, share_per_token, tensors_of
+from mossnet_tg.cli.facts import count, human, n_active, n_parameters, tensors_of
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.moss_file import Access, Buffer, DType, Entry, EntryKind, Kernel, MossFile, Param, Region, Step
+from mossnet_tg.codegen.reads import read_per_token, share_per_token
 from mossnet_tg.config import Config
 from mossnet_tg.weights.names import MOSSNET, expected
 from tests.cli.conftest import Run
