@@ -177,7 +177,7 @@ def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSche
     # With one token each slot's panel is a tile of its own, unless the slots are added up.
     spread = op.n_tokens == 1 and op.epilogue != "combine"
     with tile_kernel(name, params, panels * (op.top_k if spread else 1), s.group_size) as k:
-        body = _ExpertBody(op, s, k.by_name, dtypes, k.tile % panels if spread else k.tile)
+        body = ExpertBody(op, s, k.by_name, dtypes, k.tile % panels if spread else k.tile)
         if spread:
             body.one_token(k.tile // panels)
         elif op.n_tokens == 1:
@@ -189,13 +189,22 @@ def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSche
     return k.generated(op.n_tokens * op.top_k * op.n_in * op.n_out)
 
 
-class _ExpertBody:
-    """The four loop structures of an ExpertMatmul around the same register tile, for one panel of outputs."""
+class ExpertBody:
+    """The four loop structures of an ExpertMatmul around the same register tile, for one panel of outputs. Output n of
+    a slot goes to `out[place(slot, n)]`.
+    """
 
     def __init__(
-        self, op: ExpertMatmul, s: CpuSchedule, buffers: dict[str, Buffer], dtypes: Sequence[str], panel: Expr
+        self,
+        op: ExpertMatmul,
+        s: CpuSchedule,
+        buffers: dict[str, Buffer],
+        dtypes: Sequence[str],
+        panel: Expr,
+        place: Callable[[Expr, Expr], Expr] | None = None,
     ) -> None:
         self.op, self.s, self.buffers, self.dtypes, self.panel = op, s, buffers, dtypes, panel
+        self.place = place or (lambda slot, n: slot * op.n_out + n)
 
     def one_token(self, slot: Expr) -> None:
         """Decode: the panel of one slot."""
@@ -267,7 +276,7 @@ class _ExpertBody:
 
         def store(j: int, v: Expr, n: Expr) -> None:
             value = tile.sum(0, r, j, v)
-            at = slot * op.n_out + n
+            at = self.place(slot, n)
             if op.epilogue == "softplus":
                 value = maths.softplus(value + self.buffers["bias"][expert * op.n_out + n])
             elif op.epilogue == "swiglu":

@@ -81,23 +81,17 @@ def _one_token(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule)
     params, X, lanes = scan_params(op, dtypes, s.panels), op.d_inner, math.gcd(s.width, s.lanes * s.scan_vectors)
     with tile_kernel(name, params, matmul.n_panels(s, X), s.group_size) as k:
         b, panel = k.by_name, k.tile
-        stride, every = op.dt_rank + 2 * op.d_state, op.update == "all" or op.n_experts == 1
         delta = local(n_slots(op) * s.width)
+
+        def place(slot: Expr, channel: Expr) -> Expr:
+            return slot * s.width + channel - panel * s.width
+
+        product = matmul.ExpertBody(_product(op), s, {**b, "out": delta, "x": b["p"]}, dtypes, panel, place)
         with T.serial(n_slots(op)) as slot:
-            expert = slot if every else b["idx"][slot]
-            base = (expert * matmul.n_panels(s, X) + panel) * (op.dt_rank * s.width)
-            row = [lambda i: b["p"][slot * stride + i]]
-            tile = matmul.Tile(s, op.dt_rank, row, [matmul.Panel(b["weight"], base, dtypes[0])])
-
-            def store(j: int, v: Expr, n: Expr) -> None:
-                value = maths.softplus(tile.sum(0, 0, j, v) + b["bias"][expert * X + n])
-                T.buffer_store(delta, value, [slot * s.width + j * s.lanes + v])
-
-            matmul.store_row(s, X, panel, store)
+            product.one_token(slot)
 
         def channels(c: Expr, lanes: int) -> None:
-            body = Channels(op, s, b, c, lanes, lambda slot, v: delta[slot * s.width + c - panel * s.width + v])
-            body.mixed() if op.mode == "param_mix" else body.token_sequential(s.scan_states)
+            Channels(op, s, b, c, lanes, lambda slot, v: delta[place(slot, c + v)]).emit(s.scan_states)
 
         with T.serial(s.width // lanes) as i:
             at = panel * (s.width // lanes) + i
@@ -135,12 +129,16 @@ def _delta(
     make: Callable[[str, ExpertMatmul, Sequence[str], Any], Generated],
 ) -> Generated:
     """Delta of each slot of one token into `scratch`."""
-    n_in, stride = op.dt_rank, op.dt_rank + 2 * op.d_state
-    routed = op.n_experts > 1 and op.update == "selected"
-    product = ExpertMatmul(1, op.n_experts, n_slots(op), n_in, op.d_inner, stride, True, routed, "softplus")
-    made = make(name, product, dtypes, s)
+    made = make(name, _product(op), dtypes, s)
     names = {"out": "scratch", "x": "p"}
     return replace(made, params=[replace(p, name=names.get(p.name, p.name)) for p in made.params])
+
+
+def _product(op: RoutedScan) -> ExpertMatmul:
+    """What makes Delta of each slot of one token."""
+    n_in, stride = op.dt_rank, op.dt_rank + 2 * op.d_state
+    routed = op.n_experts > 1 and op.update == "selected"
+    return ExpertMatmul(1, op.n_experts, n_slots(op), n_in, op.d_inner, stride, True, routed, "softplus")
 
 
 def _recurrence(
@@ -151,13 +149,7 @@ def _recurrence(
         b.setdefault("dt", b.get("scratch"))
 
         def channels(c: Expr, lanes: int) -> None:
-            body = Channels(op, s, b, c, lanes)
-            if op.mode == "param_mix":
-                body.mixed()
-            elif op.n_tokens > 1 and grouped:
-                body.grouped_by_expert()
-            else:
-                body.token_sequential(scan_states)
+            Channels(op, s, b, c, lanes).emit(scan_states, grouped and op.n_tokens > 1)
 
         for_channels(op.d_inner, lanes, k.tile, channels)
     return k.generated(20 * op.n_tokens * n_slots(op) * op.d_state * op.d_inner)
@@ -178,6 +170,15 @@ class Channels:
         self.op, self.schedule, self.b, self.c, self.lanes = op, s, b, c, lanes
         self.dt = dt or (lambda slot, v: b["dt"][slot * op.d_inner + c + v])
         self.every = op.update == "all" or op.n_experts == 1  # each token moves every state
+
+    def emit(self, scan_states: int, grouped: bool = False) -> None:
+        """The loops that the mode wants, `grouped` by expert or token by token."""
+        if self.op.mode == "param_mix":
+            self.mixed()
+        elif grouped:
+            self.grouped_by_expert()
+        else:
+            self.token_sequential(scan_states)
 
     def token_sequential(self, scan_states: int) -> None:
         """`scan_states` of a slot's states in a row, if that divides them."""
