@@ -22,6 +22,8 @@ if [ "${1-}" = --test ]; then
   wanted="$wanted validation:vulkan-validationlayers spirv-val:spirv-tools glslangValidator:glslang-tools clang:clang"
   # With clang: programs for Android, where no NDK is.
   wanted="$wanted ld.lld:lld"
+  # The classes for Android, and a virtual machine to try them on.
+  wanted="$wanted javac:default-jdk-headless"
   shift
 fi
 python=${PYTHON:-python3}

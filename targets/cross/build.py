@@ -130,7 +130,13 @@ def make(to: Platform, output: Output, toolchain: Toolchain, folder: Path, optio
 
 def _key(output: Output, toolchain: Toolchain) -> str:
     here = Path(__file__).parent
-    files = [*output.sources, *sorted(RUNTIME.glob("*.h")), *sorted(here.glob("*.py")), *sorted(here.glob("*/*.[ch]"))]
+    beside = {header for source in output.sources for header in source.parent.glob("*.h")}
+    files = [
+        *output.sources,
+        *sorted(beside | set(RUNTIME.glob("*.h"))),
+        *sorted(here.glob("*.py")),
+        *sorted(here.glob("*/*.[ch]")),
+    ]
     parts = [Library.default().version, repr(toolchain), output.name, *(path.name for path in files)]
     h = hashlib.sha256("\n".join(parts).encode())
     for path in files:
