@@ -64,8 +64,8 @@ def command(
 
     MODEL is a checkpoint folder or a .safetensors file; the bundled demo when left out. Beside the model appear
     libmossnet, shared and static, its header, files for CMake and pkg-config, app.c, which continues a text, and
-    manifest.json, with sizes and hashes. Each file appears when it is complete or not at all. The model's path goes to
-    stdout.
+    manifest.json, with sizes and hashes; for Android also mossnet.aar, for apps in Java and Kotlin, which takes a JDK.
+    Each file appears when it is complete or not at all. The model's path goes to stdout.
 
     No target needs its device here; cuda needs NVRTC or nvcc. Where there are records of tuning (see: mossnet-tg tune)
     for --device, the kernels are made by them. Libraries for other platforms are built here, as docs/android.md says.
@@ -113,7 +113,7 @@ def command(
         found = lookup(resolved[0], KINDS[resolved[0].kind].wanted(device, host), host)
         compile_checkpoint(checkpoint, resolved[0], path, plan, console.step, found)
     facts = {"targets": [one.name for one in resolved], "model_hash": checkpoint.model_hash().hex()}
-    distribute(folder, path, facts, abi, console.step, ndk=ndk, require_ndk=require_ndk)
+    distribute(folder, path, facts, abi, console.step, console.warning, ndk=ndk, require_ndk=require_ndk)
     console.clear()
     _report(console, resolved, path, time.perf_counter() - started)
     console.out(f"{path}\n")

@@ -14,6 +14,9 @@ from mossnet_tg.folders import sha256, write_whole
 from mossnet_tg.targets import cross
 from mossnet_tg.targets.cross.build import RUNTIME
 from mossnet_tg.targets.cross.platforms import platform
+from mossnet_tg.targets.java.aar import ANDROID_NAMES, aar
+from mossnet_tg.targets.java.aar import NAME as AAR
+from mossnet_tg.targets.java.classes import classes_jar
 from mossnet_tg.targets.transport import own_abi
 
 Progress = Callable[[str], None]
@@ -29,7 +32,7 @@ _PLACES = {
 }
 MANIFEST = "manifest.json"
 # Android's names of what has another one here.
-_ALIASES = {"arm64-v8a": "android-arm64"}
+_ALIASES = {name: abi for abi, name in ANDROID_NAMES.items()}
 
 
 def abi_named(text: str) -> str:
@@ -45,12 +48,14 @@ def distribute(
     facts: Mapping[str, Any],
     abi: str,
     progress: Progress,
+    warn: Progress,
     *,
     ndk: Path | None = None,
     require_ndk: bool = False,
 ) -> list[Path]:
     """Put what goes with `model`, which lies in `folder`, beside it; what was put there. `facts` are what the manifest
-    says beside the files. Each file appears when it is complete, the manifest last.
+    says beside the files. Each file appears when it is complete, the manifest last. `warn` is told what has to be left
+    out for want of a Java compiler.
 
     Raises MossnetError: where nothing compiles for the platform, and when the disk does not take it.
     """
@@ -64,6 +69,13 @@ def distribute(
     version = Library.default().version
     for name, place in _PLACES.items():
         contents[place] = (_TEMPLATES / name).read_bytes().replace(b"@VERSION@", version.encode())
+    if abi in ANDROID_NAMES:
+        try:
+            classes = classes_jar()
+        except MossnetError as e:
+            warn(f"no {AAR}: {e}" + (f"; {e.hint}" if e.hint else ""))
+        else:
+            contents[AAR] = aar(abi, classes, progress, ndk=ndk, require_ndk=require_ndk)
     with model.open("rb") as file:
         files = {model.relative_to(folder).as_posix(): _described(model.stat().st_size, sha256(file))}
     files |= {name: _described(len(content), sha256(BytesIO(content))) for name, content in contents.items()}
