@@ -113,10 +113,20 @@ def command(
         found = lookup(resolved[0], KINDS[resolved[0].kind].wanted(device, host), host)
         compile_checkpoint(checkpoint, resolved[0], path, plan, console.step, found)
     facts = {"targets": [one.name for one in resolved], "model_hash": checkpoint.model_hash().hex()}
-    distribute(folder, path, facts, abi, console.step, console.warning, ndk=ndk, require_ndk=require_ndk)
+    code = _code_for(abi, path)
+    distribute(folder, path, facts, abi, console.step, console.warning, code=code, ndk=ndk, require_ndk=require_ndk)
     console.clear()
     _report(console, resolved, path, time.perf_counter() - started)
     console.out(f"{path}\n")
+
+
+def _code_for(abi: str, path: Path) -> bytes:
+    """The model's code for processors of a platform; nothing where it has none."""
+    from mossnet_tg.codegen import moss_file
+
+    arch = "aarch64" if abi.endswith("arm64") else "x86_64"
+    variants = moss_file.read_all(path)
+    return next((one.code for one in variants if one.meta["driver"] == "cpu" and one.meta["arch"] == arch), b"")
 
 
 def refuse_uncompiled(text: str | None) -> None:

@@ -14,9 +14,11 @@ from mossnet_tg.folders import sha256, write_whole
 from mossnet_tg.targets import cross
 from mossnet_tg.targets.cross.build import RUNTIME
 from mossnet_tg.targets.cross.platforms import platform
+from mossnet_tg.targets.cross.toolchain import Wanted
 from mossnet_tg.targets.java.aar import ANDROID_NAMES, aar
 from mossnet_tg.targets.java.aar import NAME as AAR
 from mossnet_tg.targets.java.classes import classes_jar
+from mossnet_tg.targets.java.code_library import code_library, code_library_name
 from mossnet_tg.targets.transport import own_abi
 
 Progress = Callable[[str], None]
@@ -50,12 +52,14 @@ def distribute(
     progress: Progress,
     warn: Progress,
     *,
+    code: bytes = b"",
     ndk: Path | None = None,
     require_ndk: bool = False,
 ) -> list[Path]:
     """Put what goes with `model`, which lies in `folder`, beside it; what was put there. `facts` are what the manifest
-    says beside the files. Each file appears when it is complete, the manifest last. `warn` is told what has to be left
-    out for want of a Java compiler.
+    says beside the files; `code` is the model's for processors of the platform, of which Android gets a library. Each
+    file appears when it is complete, the manifest last. `warn` is told what has to be left out for want of a Java
+    compiler.
 
     Raises MossnetError: where nothing compiles for the platform, and when the disk does not take it.
     """
@@ -70,12 +74,15 @@ def distribute(
     for name, place in _PLACES.items():
         contents[place] = (_TEMPLATES / name).read_bytes().replace(b"@VERSION@", version.encode())
     if abi in ANDROID_NAMES:
+        wanted = Wanted(ndk, require_ndk)
+        libraries = {code_library_name(code): code_library(abi, code, progress, wanted)} if code else {}
+        contents |= {f"lib/{name}": content for name, content in libraries.items()}
         try:
             classes = classes_jar()
         except MossnetError as e:
             warn(f"no {AAR}: {e}" + (f"; {e.hint}" if e.hint else ""))
         else:
-            contents[AAR] = aar(abi, classes, progress, ndk=ndk, require_ndk=require_ndk)
+            contents[AAR] = aar(abi, classes, libraries, progress, wanted)
     with model.open("rb") as file:
         files = {model.relative_to(folder).as_posix(): _described(model.stat().st_size, sha256(file))}
     files |= {name: _described(len(content), sha256(BytesIO(content))) for name, content in contents.items()}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 from mossnet_tg.targets.cross.android_libc import API_LEVEL
 from mossnet_tg.targets.cross.build import Output, build, library_sources
@@ -25,10 +24,16 @@ _PLACES = {
 }
 
 
-def aar(abi: str, classes: bytes, progress: Callable[[str], None], *, ndk: Path | None, require_ndk: bool) -> bytes:
-    """The package for a platform of ANDROID_NAMES, of the classes' archive. Raises MossnetError as `build` does."""
-    library = build(abi, LIBRARY, progress, Wanted(ndk, require_ndk))
-    files = {"classes.jar": classes, "R.txt": b"", f"jni/{ANDROID_NAMES[abi]}/{library.name}": library.read_bytes()}
+def aar(
+    abi: str, classes: bytes, others: Mapping[str, bytes], progress: Callable[[str], None], wanted: Wanted
+) -> bytes:
+    """The package for a platform of ANDROID_NAMES, of the classes' archive, with `others`, libraries by their names.
+
+    Raises MossnetError as `build` does.
+    """
+    libraries = {LIBRARY.name: build(abi, LIBRARY, progress, wanted).read_bytes(), **others}
+    files = {"classes.jar": classes, "R.txt": b""}
+    files |= {f"jni/{ANDROID_NAMES[abi]}/{name}": content for name, content in libraries.items()}
     for name, place in _PLACES.items():
         files[place] = (_TEMPLATES / name).read_bytes().replace(b"@API_LEVEL@", str(API_LEVEL).encode())
     return stored(files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,17 @@ def test_for_another_machine(run: Run, tiny: Path, tmp_path: Path) -> None:
     assert moss_file.read(tmp_path / "model.moss").meta["arch"] == other
     refused = run("generate", "-m", tmp_path / "model.moss", "--allow-native", "the")
     assert refused.exit_code == 4 and other in refused.stderr
+
+
+@pytest.mark.parametrize(("target", "is_for_it"), [("vulkan,cpu:arch=aarch64", True), ("cpu:arch=x86_64", False)])
+def test_android_gets_the_code_for_its_processors(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, is_for_it: bool
+) -> None:
+    given = dict[str, Any]()
+    monkeypatch.setattr("mossnet_tg.targets.distribution.distribute", lambda *_, **keys: given.update(keys))
+    done = run("compile", tiny, "--target", target, "--chunk", "8", "--abi", "arm64-v8a", "-o", tmp_path)
+    assert done.exit_code == 0, done.stderr
+    assert given["code"] == (moss_file.read_all(tmp_path / "model.moss")[-1].code if is_for_it else b"")
 
 
 def test_a_disk_that_is_full(run: Run, tiny: Path, tmp_path: Path) -> None:

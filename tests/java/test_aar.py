@@ -20,10 +20,12 @@ from mossnet_tg.targets.distribution import MANIFEST, distribute
 from mossnet_tg.targets.elf import findings
 from mossnet_tg.targets.java.aar import LIBRARY, NAME
 from mossnet_tg.targets.java.classes import SOURCES, classes_jar
+from mossnet_tg.targets.java.code_library import code_library_name
 from tests.cross import programs
 
 ABI = "android-arm64"
 CLASS_VERSION = 52  # Java 8's
+CODE = bytes(range(256)) * 70  # stands for a model's
 HEADER = (Path(__file__).parents[2] / "targets" / "runtime" / "mossnet.h").read_text()
 
 
@@ -50,7 +52,7 @@ def beside_a_model(folder: Path) -> list[str]:
     """The warnings of making it."""
     model, warnings = folder / "model.moss", list[str]()
     model.write_bytes(b"a model")
-    distribute(folder, model, {}, ABI, lambda _: None, warnings.append)
+    distribute(folder, model, {}, ABI, lambda _: None, warnings.append, code=CODE)
     return warnings
 
 
@@ -60,6 +62,13 @@ def files(folder: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+def exported(path: Path) -> dict[str, list[str]]:
+    """Name and row of readelf of what a library shows to others."""
+    lines = subprocess.run(["readelf", "--dyn-syms", "-W", path], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in lines.splitlines() if re.match(r"\s*\d+:", line)]
+    return {row[7].partition("@")[0]: row for row in rows if len(row) > 7 and row[6] != "UND"}
+
+
 def test_what_is_in_it(files: dict[str, bytes]) -> None:
     assert list(files) == [
         "AndroidManifest.xml",
@@ -67,6 +76,7 @@ def test_what_is_in_it(files: dict[str, bytes]) -> None:
         "R.txt",
         "classes.jar",
         "jni/arm64-v8a/libmossnet.so",
+        f"jni/arm64-v8a/{code_library_name(CODE)}",
         "proguard.txt",
     ]
     assert files["R.txt"] == b"" and b"-keep class org.mossnet.** { *; }" in files["proguard.txt"]
@@ -104,11 +114,25 @@ def test_its_library(files: dict[str, bytes], tmp_path: Path) -> None:
     assert findings(library, PLATFORMS[ABI].rules, is_program=False) == []
     path = tmp_path / "libmossnet.so"
     path.write_bytes(library)
-    lines = subprocess.run(["readelf", "--dyn-syms", "-W", path], capture_output=True, text=True, check=True).stdout
-    rows = [line.split() for line in lines.splitlines() if re.match(r"\s*\d+:", line)]
-    exported = {row[7].partition("@")[0] for row in rows if row[6] != "UND"} - {""}
     declared = set(re.findall(r"MOSSNET_API [\w *]*?\b(mossnet_\w+)\(", HEADER))
-    assert exported == declared | {"JNI_OnLoad"}
+    assert set(exported(path)) == declared | {"JNI_OnLoad"}
+
+
+def test_the_models_code(files: dict[str, bytes], folder: Path, tmp_path: Path) -> None:
+    """It lies in pages that are executable, at the beginning of one, and is the only thing to be seen."""
+    name = code_library_name(CODE)
+    library = files[f"jni/arm64-v8a/{name}"]
+    assert (folder / "lib" / name).read_bytes() == library
+    assert findings(library, PLATFORMS[ABI].rules, is_program=False) == []
+    path = tmp_path / name
+    path.write_bytes(library)
+    rows = exported(path)
+    assert set(rows) == {"mossnet_code", "mossnet_code_bytes"}
+    at = int(rows["mossnet_code"][1], 16)
+    segments = subprocess.run(["readelf", "-lW", path], capture_output=True, text=True, check=True).stdout
+    ((offset, address),) = re.findall(r"LOAD +0x(\w+) 0x(\w+) .* R E ", segments)
+    start = int(offset, 16) + at - int(address, 16)
+    assert at % 4096 == 0 and library[start : start + len(CODE)] == CODE
 
 
 @pytest.mark.parametrize(("abi", "name"), programs.rows(ABI))
