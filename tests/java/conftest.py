@@ -69,7 +69,9 @@ def java(program: Path) -> Java:
         done = subprocess.run(command, cwd=program, capture_output=True, env=environment, timeout=300)
         out, said = done.stdout.decode(), done.stderr.decode()
         assert done.returncode == 0, out + said
-        complaints = re.findall(r"^(?:WARNING in native|WARNING: JNI|FATAL ERROR in native).*", out + said, re.MULTILINE)
+        complaints = re.findall(
+            r"^(?:WARNING in native|WARNING: JNI|FATAL ERROR in native).*", out + said, re.MULTILINE
+        )
         assert not complaints, "\n".join(complaints[:10])
         *lines, last = out.splitlines()
         assert last == "done", out + said
