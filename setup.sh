@@ -24,6 +24,8 @@ if [ "${1-}" = --test ]; then
   wanted="$wanted cmake:cmake pkg-config:pkg-config valgrind:valgrind"
   # With clang: programs for Android, where no NDK is.
   wanted="$wanted ld.lld:lld"
+  # The classes for Android, and a virtual machine to try them on.
+  wanted="$wanted javac:default-jdk-headless"
   shift
 fi
 python=${PYTHON:-python3}

@@ -65,8 +65,8 @@ def command(
 
     MODEL is a checkpoint folder or a .safetensors file; the bundled demo when left out. Beside the model appear
     libmossnet, shared and static, its header, files for CMake and pkg-config, app.c, which continues a text, and
-    manifest.json, with sizes and hashes. Each file appears when it is complete or not at all. The model's path goes to
-    stdout.
+    manifest.json, with sizes and hashes; for Android also mossnet.aar, for apps in Java and Kotlin, which takes a JDK.
+    Each file appears when it is complete or not at all. The model's path goes to stdout.
 
     No target needs its device here; cuda needs NVRTC or nvcc. Where there are records of tuning (see: mossnet-tg tune)
     for --device, the kernels are made by them. Libraries for other platforms are built here, as docs/android.md says.
@@ -80,8 +80,9 @@ def command(
     """
     from mossnet_tg import host_at
     from mossnet_tg.codegen.tune.shelf import lookup
+    from mossnet_tg.targets.cross.toolchain import Wanted
     from mossnet_tg.targets.devices import default_target
-    from mossnet_tg.targets.distribution import abi_named, distribute, libraries
+    from mossnet_tg.targets.distribution import abi_named, distribute, for_android, libraries
     from mossnet_tg.targets.table import KINDS, parse_target, split_targets
     from mossnet_tg.targets.transport import split_place
 
@@ -102,7 +103,8 @@ def command(
         f" {' and '.join(one.name for one in resolved)}, chunk {plan.chunk}"
     )
     started = time.perf_counter()
-    built = libraries(abi, console.step, ndk=ndk, require_ndk=require_ndk)
+    wanted = Wanted(ndk, require_ndk)
+    built = libraries(abi, console.step, wanted)
     console.step("loading the compiler")
     from mossnet_tg.codegen.compile import compile_checkpoint, compile_for_several  # brings TVM, which takes seconds
 
@@ -112,10 +114,20 @@ def command(
         found = lookup(resolved[0], KINDS[resolved[0].kind].wanted(device, host), host)
         compile_checkpoint(checkpoint, resolved[0], path, plan, console.step, found)
     facts = {"targets": [one.name for one in resolved], "model_hash": checkpoint.model_hash().hex()}
+    built |= for_android(abi, _code_for(abi, path), console.step, console.warning, wanted)
     distribute(folder, path, abi, built, facts)
     console.clear()
     _report(console, resolved, path, time.perf_counter() - started)
     console.out(f"{path}\n")
+
+
+def _code_for(abi: str, path: Path) -> bytes:
+    """The model's code for processors of a platform; nothing where it has none."""
+    from mossnet_tg.codegen import moss_file
+
+    arch = "aarch64" if abi.endswith("arm64") else "x86_64"
+    variants = moss_file.read_all(path)
+    return next((one.code for one in variants if one.meta["driver"] == "cpu" and one.meta["arch"] == arch), b"")
 
 
 def refuse_uncompiled(text: str | None) -> None:

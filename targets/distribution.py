@@ -14,6 +14,11 @@ from mossnet_tg.folders import sha256, write_whole
 from mossnet_tg.targets import cross
 from mossnet_tg.targets.cross.build import RUNTIME
 from mossnet_tg.targets.cross.platforms import platform
+from mossnet_tg.targets.cross.toolchain import Wanted
+from mossnet_tg.targets.java.aar import ANDROID_NAMES, aar
+from mossnet_tg.targets.java.aar import NAME as AAR
+from mossnet_tg.targets.java.classes import classes_jar
+from mossnet_tg.targets.java.code_library import code_library, code_library_name
 from mossnet_tg.targets.transport import own_abi
 
 Progress = Callable[[str], None]
@@ -29,7 +34,7 @@ _PLACES = {
 }
 MANIFEST = "manifest.json"
 # Android's names of what has another one here.
-_ALIASES = {"arm64-v8a": "android-arm64"}
+_ALIASES = {name: abi for abi, name in ANDROID_NAMES.items()}
 
 
 def abi_named(text: str) -> str:
@@ -39,9 +44,7 @@ def abi_named(text: str) -> str:
     return abi
 
 
-def libraries(
-    abi: str, progress: Progress, *, ndk: Path | None = None, require_ndk: bool = False
-) -> Mapping[str, bytes]:
+def libraries(abi: str, progress: Progress, wanted: Wanted) -> dict[str, bytes]:
     """libmossnet for a platform, shared and static, by the place in the folder: this machine's own was installed,
     others are built. Raises MossnetError where nothing here compiles for it.
     """
@@ -49,23 +52,41 @@ def libraries(
     for build, name in ((cross.library, "libmossnet.so"), (cross.archive, "libmossnet.a")):
         installed = Library.default().path.with_name(name)
         is_here = abi == own_abi() and installed.is_file()
-        path = installed if is_here else build(abi, progress, ndk=ndk, require_ndk=require_ndk)
-        found[f"lib/{name}"] = path.read_bytes()
+        found[f"lib/{name}"] = (installed if is_here else build(abi, progress, wanted)).read_bytes()
     return found
 
 
-def distribute(folder: Path, model: Path, abi: str, libraries: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
-    """Put what goes with `model`, which lies in `folder`, beside it. `facts` are what the manifest says beside the
-    files. Each file appears when it is complete, the manifest last. Raises MossnetError when the disk does not take it.
+def for_android(abi: str, code: bytes, progress: Progress, warn: Progress, wanted: Wanted) -> dict[str, bytes]:
+    """What an Android app wants beside that, by the place in the folder, and nothing for other platforms: `code`, the
+    model's for processors, as a library, and mossnet.aar, of which `warn` is told where there is no Java compiler.
+
+    Raises MossnetError where nothing here compiles for the platform.
     """
-    contents = {"include/mossnet.h": (RUNTIME / "mossnet.h").read_bytes(), **libraries}
+    if abi not in ANDROID_NAMES:
+        return {}
+    libraries = {code_library_name(code): code_library(abi, code, progress, wanted)} if code else {}
+    found = {f"lib/{name}": content for name, content in libraries.items()}
+    try:
+        classes = classes_jar()
+    except MossnetError as e:
+        warn(f"no {AAR}: {e}" + (f"; {e.hint}" if e.hint else ""))
+        return found
+    return found | {AAR: aar(abi, classes, libraries, progress, wanted)}
+
+
+def distribute(folder: Path, model: Path, abi: str, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
+    """Put `files`, by their places, and what every app needs beside `model`, which lies in `folder`. `facts` are what
+    the manifest says beside the files. Each file appears when it is complete, the manifest last. Raises MossnetError
+    when the disk does not take it.
+    """
+    contents = {"include/mossnet.h": (RUNTIME / "mossnet.h").read_bytes(), **files}
     version = Library.default().version
     for name, place in _PLACES.items():
         contents[place] = (_TEMPLATES / name).read_bytes().replace(b"@VERSION@", version.encode())
     with model.open("rb") as file:
-        files = {model.relative_to(folder).as_posix(): _described(model.stat().st_size, sha256(file))}
-    files |= {name: _described(len(content), sha256(BytesIO(content))) for name, content in contents.items()}
-    manifest = {"mossnet-tg": version, "abi": abi, **facts, "files": dict(sorted(files.items()))}
+        listed = {model.relative_to(folder).as_posix(): _described(model.stat().st_size, sha256(file))}
+    listed |= {name: _described(len(content), sha256(BytesIO(content))) for name, content in contents.items()}
+    manifest = {"mossnet-tg": version, "abi": abi, **facts, "files": dict(sorted(listed.items()))}
     contents[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
     for name, content in contents.items():
         try:

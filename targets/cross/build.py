@@ -19,7 +19,7 @@ from mossnet_tg.folders import cross_folder, make_writable
 from mossnet_tg.targets import elf
 from mossnet_tg.targets.cross import android_libc
 from mossnet_tg.targets.cross.platforms import Platform, platform
-from mossnet_tg.targets.cross.toolchain import Toolchain, Wanted, must_run
+from mossnet_tg.targets.cross.toolchain import WHATEVER, Toolchain, Wanted, must_run
 
 RUNTIME = Path(__file__).parents[1] / "runtime"
 # What the runner has beside the library's sources; CMakeLists.txt says the same.
@@ -57,27 +57,21 @@ def runner_sources() -> tuple[Path, ...]:
     return tuple(RUNTIME / name for name in _RUNNER)
 
 
-def library(
-    abi: str, progress: Progress = lambda _: None, *, ndk: Path | None = None, require_ndk: bool = False
-) -> Path:
+def library(abi: str, progress: Progress = lambda _: None, wanted: Wanted = WHATEVER) -> Path:
     """libmossnet.so for a platform, as `build` makes it."""
-    return build(abi, Output("libmossnet.so", library_sources(), is_program=False), progress, Wanted(ndk, require_ndk))
+    return build(abi, Output("libmossnet.so", library_sources(), is_program=False), progress, wanted)
 
 
-def archive(
-    abi: str, progress: Progress = lambda _: None, *, ndk: Path | None = None, require_ndk: bool = False
-) -> Path:
+def archive(abi: str, progress: Progress = lambda _: None, wanted: Wanted = WHATEVER) -> Path:
     """libmossnet.a for a platform, as `build` makes it."""
     output = Output("libmossnet.a", library_sources(), is_program=False, is_archive=True)
-    return build(abi, output, progress, Wanted(ndk, require_ndk))
+    return build(abi, output, progress, wanted)
 
 
-def runner(
-    abi: str, progress: Progress = lambda _: None, *, ndk: Path | None = None, require_ndk: bool = False
-) -> Path:
+def runner(abi: str, progress: Progress = lambda _: None, wanted: Wanted = WHATEVER) -> Path:
     """mossnet-run for a platform, with libmossnet in it, as `build` makes it."""
     output = Output("mossnet-run", runner_sources() + library_sources(), is_program=True)
-    return build(abi, output, progress, Wanted(ndk, require_ndk))
+    return build(abi, output, progress, wanted)
 
 
 def build(abi: str, output: Output, progress: Progress, wanted: Wanted) -> Path:
@@ -130,7 +124,13 @@ def make(to: Platform, output: Output, toolchain: Toolchain, folder: Path, optio
 
 def _key(output: Output, toolchain: Toolchain) -> str:
     here = Path(__file__).parent
-    files = [*output.sources, *sorted(RUNTIME.glob("*.h")), *sorted(here.glob("*.py")), *sorted(here.glob("*/*.[ch]"))]
+    beside = {header for source in output.sources for header in source.parent.glob("*.h")}
+    files = [
+        *output.sources,
+        *sorted(beside | set(RUNTIME.glob("*.h"))),
+        *sorted(here.glob("*.py")),
+        *sorted(here.glob("*/*.[ch]")),
+    ]
     parts = [Library.default().version, repr(toolchain), output.name, *(path.name for path in files)]
     h = hashlib.sha256("\n".join(parts).encode())
     for path in files:

@@ -25,6 +25,9 @@ class Wanted:
     require_ndk: bool = False
 
 
+WHATEVER = Wanted()
+
+
 @dataclass(frozen=True)
 class Toolchain:
     """`compile` is followed by options and a source, `link` by options and objects, in the folder that is built in;

@@ -1,6 +1,7 @@
 /* The cpu driver: CODE is native code that is mapped and called, weights are the mapped file. */
 #include "consent.h"
 #include "cpu_call.h"
+#include "cpu_code.h"
 #include "cpu_features.h"
 #include "driver.h"
 #include "pool.h"
@@ -18,7 +19,7 @@ enum { MOST_CHUNKS_PER_THREAD = 4, LEAST_CHUNK_KIB = 128 };
 struct mn_device {
     const mn_file *file;
     const unsigned char *weights;
-    const unsigned char *code;
+    mn_cpu_code code;
 };
 
 struct mn_queue {
@@ -54,30 +55,9 @@ static mossnet_status check_machine(const mn_file *file, mossnet_error *error) {
     return MOSSNET_OK;
 }
 
-/* A copy of the code, for filesystems that are mounted noexec. */
-static unsigned char *copy_code(const unsigned char *from, size_t bytes) {
-    unsigned char *code = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (code == MAP_FAILED) return NULL;
-    memcpy(code, from, bytes);
-    if (mprotect(code, bytes, PROT_READ | PROT_EXEC)) {
-        int reason = errno;
-        munmap(code, bytes);
-        errno = reason;
-        return NULL;
-    }
-    __builtin___clear_cache((char *)code, (char *)code + bytes);
-    return code;
-}
-
-static unsigned char *map_code(const mn_source *source) {
-    mn_span span = source->file->code;
-    void *code = mmap(NULL, (size_t)span.bytes, PROT_READ | PROT_EXEC, MAP_PRIVATE, source->fd, (off_t)span.offset);
-    return code == MAP_FAILED ? copy_code(source->data + span.offset, (size_t)span.bytes) : code;
-}
-
 static void cpu_close(mn_device *device) {
     if (!device) return;
-    if (device->code) munmap((void *)(uintptr_t)device->code, mapped_bytes(device->file->code.bytes));
+    mn_cpu_code_close(&device->code);
     free(device);
 }
 
@@ -101,7 +81,7 @@ static mossnet_status cpu_open(const mn_source *source, mn_device **out, mossnet
     if (!device) return mn_fail(error, MOSSNET_MEMORY, "no memory for a device");
     device->file = file;
     device->weights = source->data + file->weights.offset;
-    if (file->n_kernels && !(device->code = map_code(source))) {
+    if (file->n_kernels && !mn_cpu_code_open(source, &device->code)) {
         status =
             mn_fail(error, MOSSNET_UNSUPPORTED, "the system does not let this process map code: %s", strerror(errno));
         cpu_close(device);
@@ -196,7 +176,7 @@ static void run_chunk(const void *context, uint32_t index, uint32_t chunk, uint3
     const mn_step *step = &file->steps[queue->first_step + index];
     const mn_kernel *kernel = &file->kernels[step->kernel];
     uint64_t tiles = step->grid[0];
-    mn_cpu_call(queue->device->code + kernel->code.offset, queue->arguments + step->first_arg, step->n_args,
+    mn_cpu_call(queue->device->code.at + kernel->code.offset, queue->arguments + step->first_arg, step->n_args,
                 (int32_t)(tiles * chunk / n_chunks), (int32_t)(tiles * (chunk + 1) / n_chunks));
 }
 

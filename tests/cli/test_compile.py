@@ -60,6 +60,22 @@ def test_for_another_machine(run: Run, tiny: Path, tmp_path: Path) -> None:
     assert refused.exit_code == 4 and other in refused.stderr
 
 
+@pytest.mark.parametrize(("target", "is_for_it"), [("vulkan,cpu:arch=aarch64", True), ("cpu:arch=x86_64", False)])
+def test_android_gets_the_code_for_its_processors(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, is_for_it: bool
+) -> None:
+    given = list[bytes]()
+
+    def for_android(abi: str, code: bytes, *_: object) -> dict[str, bytes]:
+        given.append(code)
+        return {}
+
+    monkeypatch.setattr("mossnet_tg.targets.distribution.for_android", for_android)
+    done = run("compile", tiny, "--target", target, "--chunk", "8", "--abi", "arm64-v8a", "-o", tmp_path)
+    assert done.exit_code == 0, done.stderr
+    assert given == [moss_file.read_all(tmp_path / "model.moss")[-1].code if is_for_it else b""]
+
+
 def test_a_disk_that_is_full(run: Run, tiny: Path, tmp_path: Path) -> None:
     """A limit of file sizes stands for it: the same calls fail at the same places."""
     (tmp_path / "model.moss").write_bytes(b"the one before")

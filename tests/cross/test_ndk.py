@@ -88,13 +88,13 @@ def test_one_that_is_named_and_is_none_is_an_error(tmp_path, damage, expected):
     folder = write(tmp_path / "ndk")
     damage(folder)
     with pytest.raises(MossnetError) as e:
-        cross.library("android-arm64", ndk=folder)
+        cross.library("android-arm64", wanted=Wanted(folder))
     assert expected in str(e.value) and str(folder) in str(e.value)
 
 
 def test_nothing_else_is_taken_when_one_is_required():
     with pytest.raises(MossnetError, match=r"no NDK.*one is required") as e:
-        cross.library("android-arm64", require_ndk=True)
+        cross.library("android-arm64", wanted=Wanted(require_ndk=True))
     assert "ANDROID_NDK_HOME" in (e.value.hint or "")
 
 

@@ -172,6 +172,7 @@ typedef void (*bionic_sighandler)(int);
 #define BIONIC_DL_FUNCTIONS(FUNCTION)                                                                                  \
     FUNCTION(void *, dlopen, (const char *, int))                                                                      \
     FUNCTION(void *, dlsym, (void *, const char *))                                                                    \
+    FUNCTION(int, dlclose, (void *))                                                                                   \
     FUNCTION(char *, dlerror, (void))
 
 /* ---- Where C libraries differ ---- */
