@@ -460,7 +460,7 @@ class _Reader:
 
     def _text(self) -> bytes:
         text = bytes(self._section(_Type.TEXT))
-        if text:
+        if text and not self.variant:  # they have it in common
             program.check(text)
         return text
 

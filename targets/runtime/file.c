@@ -416,7 +416,7 @@ static mossnet_status read_text(reader *r) {
 
 static mossnet_status parse(reader *r) {
     static mossnet_status (*const passes[])(reader *) = {read_strings, read_meta, read_model, read_buffers, read_params,
-                                                         read_kernels, read_args, read_steps, read_entries, read_text};
+                                                         read_kernels, read_args, read_steps, read_entries};
     *r->file = (mn_file){.n_meta = 0};
     uint32_t n_sections = 0;
     mossnet_status status = read_header(r, &n_sections);
@@ -431,15 +431,15 @@ mossnet_status mn_file_parse(const void *data, uint64_t bytes, uint32_t variant,
     reader r = {.data = data, .bytes = bytes, .variant = variant, .file = file, .error = error};
     mossnet_status status = parse(&r);
     if (status) return status;
-    for (uint32_t other = 0; other < file->n_variants; other++) {
+    status = read_text(&r);
+    for (uint32_t other = 0; !status && other < file->n_variants; other++) {
         mn_file unused;
         reader o = {.data = data, .bytes = bytes, .variant = other, .file = &unused, .error = error};
-        if (other == variant) continue;
-        if ((status = parse(&o))) {
-            mn_file_free(file);
-            return status;
-        }
-        mn_file_free(&unused);
+        if (other != variant && !(status = parse(&o))) mn_file_free(&unused);
+    }
+    if (status) {
+        mn_file_free(file);
+        return status;
     }
     return mn_ok(error);
 }

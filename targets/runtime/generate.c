@@ -10,22 +10,22 @@ typedef struct generator {
     mossnet_sampler *sampler;
     mossnet_decoder *decoder;
     mossnet_error *error;
+    const char *ends; /* the ids that end a text, with commas between them */
 } generator;
 
-/* The n-th of the ids that end a text; -1 where there are no more. */
-static int32_t end_of_text(const mossnet_model *model, size_t n) {
-    const char *at = mossnet_model_meta(model, "eos");
-    for (char *next; at && *at; at = *next == ',' ? next + 1 : next) {
-        long id = strtol(at, &next, 10);
-        if (next == at) break;
-        if (!n--) return id >= 0 && (uint32_t)id < model->file.vocab_size ? (int32_t)id : -1;
-    }
-    return -1;
+/* The first id of a list, which begins behind it then; -1 where it has none. */
+static int32_t next_end(const generator *g, const char **list) {
+    char *rest;
+    long id = strtol(*list, &rest, 10);
+    if (rest == *list || id < 0 || (unsigned long)id >= g->session->model->file.vocab_size) return -1;
+    *list = *rest == ',' ? rest + 1 : rest;
+    return (int32_t)id;
 }
 
-static bool ends_text(const mossnet_model *model, int32_t id) {
+static bool ends_text(const generator *g, int32_t id) {
+    const char *list = g->ends;
     int32_t end;
-    for (size_t n = 0; (end = end_of_text(model, n)) >= 0; n++)
+    while ((end = next_end(g, &list)) >= 0)
         if (end == id) return true;
     return false;
 }
@@ -46,7 +46,8 @@ static mossnet_status read_prompt(generator *g, const char *prompt, size_t bytes
     mossnet_status status = mossnet_model_encode(model, prompt, bytes, NULL, 0, &n, g->error);
     if (status) return status;
     if (!n) {
-        int32_t first = end_of_text(model, 0);
+        const char *list = g->ends;
+        int32_t first = next_end(g, &list);
         if (first >= 0) return read_ids(g, &first, 1, logits);
         return mn_fail(g->error, MOSSNET_ARGUMENT,
                        "the prompt is empty, and the model names no end of text to begin with");
@@ -65,14 +66,14 @@ static bool tell(const generator *g, const char *text, size_t bytes, int32_t id)
 }
 
 static mossnet_status one_token(generator *g, const float **logits, bool *over) {
-    const mossnet_model *model = g->session->model;
     const char *text = NULL;
     size_t bytes = 0;
     int32_t id;
-    mossnet_status status = mossnet_sampler_pick(g->sampler, *logits, model->file.vocab_size, &id, g->error);
+    mossnet_status status =
+        mossnet_sampler_pick(g->sampler, *logits, g->session->model->file.vocab_size, &id, g->error);
     if (status) return status;
     mossnet_sampler_accept(g->sampler, id);
-    if ((*over = ends_text(model, id))) {
+    if ((*over = ends_text(g, id))) {
         g->result->ending = MOSSNET_ENDED;
         return MOSSNET_OK;
     }
@@ -103,7 +104,9 @@ mossnet_status mossnet_session_generate(mossnet_session *session, const char *pr
     static const mossnet_generation nothing;
     static const mossnet_sampling greedy = {.top_p = 1, .repetition_penalty = 1};
     mossnet_generated unwanted;
-    generator g = {session, wanted ? wanted : &nothing, result ? result : &unwanted, NULL, NULL, error};
+    const char *ends = mossnet_model_meta(session->model, "eos");
+    generator g = {session,         wanted ? wanted : &nothing, result ? result : &unwanted, NULL, NULL, error,
+                   ends ? ends : ""};
     *g.result = (mossnet_generated){.ending = MOSSNET_LENGTH};
     mossnet_sampler *own = NULL;
     mossnet_status status = mn_session_enter(session, error);
