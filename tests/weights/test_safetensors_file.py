@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -191,39 +190,6 @@ def test_cut_or_longer_anywhere(tmp_path: Path) -> None:
         refusal(tmp_path, whole[:n])
     for n in (1, 7, 4096):
         refusal(tmp_path, whole + bytes(n))
-
-
-def test_mutated_headers_agree_with_the_library(tmp_path: Path) -> None:
-    """Never anything but CheckpointError; what we take, the library takes too and sees the same."""
-    rng = random.Random(5)
-    header = json.dumps({"__metadata__": {"format": "pt"}, **GOOD, "c": entry("U8", [0, 3], 16, 16)}).encode()
-    pieces = [b"0", b"1", b"8", b"16", b"-", b".", b"e", b'"', b"{", b"}", b"[", b"]", b",", b":", b" ", b"\\", b"\n",
-              b"null", b"F32", b"F16", b"U8", b"a", b"b", b"9" * 20, b"\xff", b"\\u0061", b'"a":']  # fmt: skip
-    n_taken = 0
-    for _ in range(int(os.environ.get("MOSSNET_FUZZ", "96000")) // 16):
-        mutant = bytearray(header)
-        for _ in range(rng.choice((1, 1, 2, 4))):
-            i = rng.randrange(len(mutant))
-            match rng.randrange(4):
-                case 0:
-                    mutant[i : i + 1] = rng.choice(pieces)
-                case 1:
-                    mutant[i:i] = rng.choice(pieces)
-                case 2:
-                    del mutant[i : i + rng.randrange(1, 20)]
-                case 3:
-                    j = rng.randrange(len(mutant))
-                    mutant[i:i] = mutant[j : j + rng.randrange(1, 40)]
-        content = build(bytes(mutant), bytes(range(16)))
-        try:
-            file = read(tmp_path, content)
-        except CheckpointError:
-            continue
-        n_taken += 1
-        theirs = library(content)
-        ours = {name: (t.dtype.upper(), list(t.shape), t.content.tobytes()) for name, t in file.tensors.items()}
-        assert ours == theirs
-    assert n_taken > 20  # the mutations are mild enough to reach the later checks
 
 
 def test_things_that_are_no_files(tmp_path: Path) -> None:

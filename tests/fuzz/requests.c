@@ -1,16 +1,14 @@
 /* Hostile requests against the runner, under AddressSanitizer: what comes over a wire may be anything.
  *
- *   fuzz_requests MODEL N SEED    N requests in the folder that it was started in, well-formed and broken ones, to
- * servers that live for some hundred each; prints for each kind: its name, how often it was done and how often refused
+ *   requests STREAM random N SEED    N requests in the folder that it was started in: well-formed and broken ones, and
+ * those of STREAM, a recorded talk, with something changed. Servers live for some hundred each, and begin with the talk
+ * as it was. Prints for each kind: its name, how often it was done and how often refused
  */
-#include "mock_driver.h"
 #include "requests.h"
+#include "fuzz.h"
+#include "mock_driver.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-enum { LIFE = 300, MOST = 1 << 18 };
+enum { LIFE = 300, MOST_FRAMES = 100 };
 
 typedef struct kind {
     const char *name, *payload;
@@ -22,9 +20,15 @@ typedef struct kind {
 static kind KINDS[] = {MN_REQUESTS(ROW)};
 enum { N_KINDS = sizeof KINDS / sizeof *KINDS };
 
-static unsigned char *model; /* the file, and its hash */
+/* The talk. A file comes in one piece, in its first PUT. */
+static struct {
+    mn_frame frame;
+    const unsigned char *payload;
+} talk[MOST_FRAMES];
+static size_t n_talk;
+
+static const unsigned char *model, *model_hash;
 static size_t model_bytes;
-static uint8_t model_hash[MN_SHA256_BYTES];
 
 /* The library's would take what it is asked for, and so all of the machine's memory. */
 mossnet_status mossnet_read_bandwidth(size_t bytes, uint32_t n_threads, uint32_t reps, double *bytes_per_s,
@@ -32,15 +36,6 @@ mossnet_status mossnet_read_bandwidth(size_t bytes, uint32_t n_threads, uint32_t
     (void)n_threads;
     *bytes_per_s = (double)bytes;
     return reps ? mn_ok(error) : mn_fail(error, MOSSNET_ARGUMENT, "no pass");
-}
-
-static uint64_t state = 1;
-
-static uint64_t next(uint64_t below) { /* splitmix64 */
-    uint64_t z = state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (z ^ z >> 31) % below;
 }
 
 static uint64_t some_number(void) {
@@ -85,7 +80,7 @@ static void put_arg(mn_output *out, char letter) {
         mn_put_u32(out, (uint32_t)strlen(text));
         mn_put(out, text, strlen(text) + 1);
         break;
-    case 'h': mn_put(out, model_hash, sizeof model_hash); break;
+    case 'h': mn_put(out, model_hash, MN_SHA256_BYTES); break;
     case 'b': put_some_bytes(out); break;
     case 'i':
     case 'f':
@@ -109,7 +104,7 @@ static void put_payload(mn_output *out, const kind *k) {
     if (broken == 2) mn_put(out, model, next(9));
 }
 
-static void ask(mn_server *server, kind *k, const mn_output *made, mn_output *answer) {
+static uint32_t ask(mn_server *server, kind *k, const mn_output *made, mn_output *answer) {
     unsigned char *payload = malloc(made->used ? made->used : 1); /* as long as it is: one byte beyond is found */
     mossnet_error error;
     memset(&error, 'x', sizeof error);
@@ -127,6 +122,7 @@ static void ask(mn_server *server, kind *k, const mn_output *made, mn_output *an
     }
     ++*(status ? &k->refused : &k->done);
     free(payload);
+    return status;
 }
 
 static kind *find(uint32_t type) {
@@ -136,60 +132,49 @@ static kind *find(uint32_t type) {
     return k;
 }
 
-/* A file, a model, a session with logits and a sampler: what most requests need. */
-static void begin(mn_server *server, mn_output *made, mn_output *answer) {
-    static const mossnet_sampling SAMPLING = {.top_p = 1, .repetition_penalty = 1};
-    char name[MN_STORE_NAME];
-    mn_store_name(model_hash, name);
-    made->used = 0;
-    mn_put(made, model_hash, sizeof model_hash);
-    mn_put_u64(made, model_bytes);
-    mn_put_u64(made, 0);
-    mn_put(made, model, model_bytes);
-    ask(server, find(MN_PUT), made, answer);
-    made->used = 0;
-    mn_put_u64(made, MOSSNET_ALLOW_NATIVE);
-    mn_put_u32(made, sizeof name - 1);
-    mn_put(made, name, sizeof name);
-    for (int i = 0; i < 3; i++) { /* device, cache_dir, driver */
-        mn_put_u32(made, 0);
-        mn_put(made, "", 1);
+static void read_talk(const unsigned char *stream, size_t size) {
+    for (const unsigned char *at = stream; at < stream + size; n_talk++) {
+        if (n_talk == MOST_FRAMES || !mn_frame_parse(at, &talk[n_talk].frame)) abort();
+        talk[n_talk].payload = at += MN_FRAME_HEADER;
+        at += talk[n_talk].frame.bytes;
+        if (model || talk[n_talk].frame.type != MN_PUT) continue;
+        mn_input in = {talk[n_talk].payload, talk[n_talk].frame.bytes, true};
+        model_hash = mn_take(&in, MN_SHA256_BYTES);
+        mn_take(&in, 16);
+        model = in.at, model_bytes = in.left;
     }
-    ask(server, find(MN_LOAD), made, answer);
-    made->used = 0;
-    mn_put_u64(made, 1); /* the model, and a thread for each CPU; of DECODE the session and a token */
-    ask(server, find(MN_SESSION), made, answer);
-    ask(server, find(MN_DECODE), made, answer);
-    made->used = 0;
-    mn_put(made, &SAMPLING, sizeof SAMPLING);
-    ask(server, find(MN_SAMPLER), made, answer);
 }
 
-int main(int argc, char **argv) {
-    FILE *f = argc > 3 ? fopen(argv[1], "rb") : NULL;
-    if (!f) return 2;
-    model = malloc(MOST);
-    model_bytes = fread(model, 1, MOST, f);
-    fclose(f);
-    mn_sha256 sum;
-    mn_sha256_start(&sum);
-    mn_sha256_add(&sum, model, model_bytes);
-    mn_sha256_end(&sum, model_hash);
+static uint32_t say(mn_server *server, size_t i, mn_output *made, mn_output *answer, uint64_t changes) {
+    made->used = 0;
+    mn_put(made, talk[i].payload, talk[i].frame.bytes);
+    for (; changes && made->used; changes--)
+        made->data[next(next(4) && made->used > 64 ? 64 : made->used)] ^= (unsigned char)(1u << next(8));
+    return ask(server, find(talk[i].frame.type), made, answer);
+}
+
+static void random_requests(unsigned char *stream, size_t size, unsigned long n) {
     mn_server *server = calloc(1, sizeof *server);
     mn_output made = {0}, answer = {0};
-    made.ok = true;
     kind unknown = {.name = "none", .payload = "u"};
-    state = strtoull(argv[3], NULL, 10);
-    for (unsigned long i = strtoul(argv[2], NULL, 10); i; i--) {
+    made.ok = true;
+    read_talk(stream, size);
+    for (unsigned long i = n; i; i--) {
         kind *k = &KINDS[next(N_KINDS)];
-        if (i % LIFE == 0) begin(server, &made, &answer);
+        if (i % LIFE == 0)
+            for (size_t f = 0; f < n_talk; f++)
+                if (say(server, f, &made, &answer, 0)) abort();
         if ((k->type == MN_UNLOAD || k->type == MN_FREE_SESSION || k->type == MN_FREE_SAMPLER) && next(16)) continue;
         if (next(1000) == 0) {
             unknown.type = (uint32_t)next(1000) + 53;
             k = &unknown;
         }
-        put_payload(&made, k);
-        ask(server, k, &made, &answer);
+        if (next(8)) {
+            put_payload(&made, k);
+            ask(server, k, &made, &answer);
+        } else {
+            say(server, next(n_talk), &made, &answer, 1 + next(3));
+        }
         if (i % LIFE != 1) continue;
         mn_server_clear(server);
         memset(server, 0, sizeof *server);
@@ -198,9 +183,12 @@ int main(int argc, char **argv) {
     free(server);
     free(made.data);
     free(answer.data);
-    free(model);
     free(saved);
     for (int i = 0; i < N_KINDS; i++)
         printf("%s %lu %lu\n", KINDS[i].name, KINDS[i].done, KINDS[i].refused);
-    return 0;
+}
+
+int main(int argc, char **argv) {
+    static const fuzz_mode modes[] = {{"random", random_requests}, {NULL, NULL}};
+    return fuzz_run(argc, argv, modes);
 }

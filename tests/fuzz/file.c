@@ -1,18 +1,16 @@
 /* Broken model files against the validator, under AddressSanitizer. Every file is judged in an exact-size allocation;
  * one that is accepted runs on a driver that touches what the plan lets a kernel touch, instead of running kernels.
  *
- *   fuzz_file MODEL cuts            every length; prints how many were accepted (2: the whole file, as it is and
- * rewritten) fuzz_file MODEL patches         reads mutants from stdin (u32 n, then n times u32 offset, u32 value);
- * prints 0 or 1 each fuzz_file MODEL random N SEED   N random mutants; prints how many were accepted and how many of
- * them ran
+ *   file MODEL cuts            every length; prints how many were accepted: 2, the whole as it is and rewritten
+ *   file MODEL patches         mutants from stdin; prints 0 or 1 each
+ *   file MODEL random N SEED   N random mutants; prints how many were accepted and how many of them ran
+ *   file MODEL states N SEED   N random mutants of the saved state in stdin; prints how many were accepted
  */
+#include "fuzz.h"
 #include "mock_driver.h"
 
 #include <sanitizer/asan_interface.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum { SMALL = 1 << 20 }; /* a plan that wants more memory is judged, but not run */
 
@@ -103,27 +101,6 @@ static int judge(unsigned char *copy, size_t size) {
 
 /* ---- Random mutants ---- */
 
-static uint64_t state = 1;
-
-static uint64_t next(uint64_t below) { /* splitmix64 */
-    uint64_t z = state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (z ^ z >> 31) % below;
-}
-
-static uint32_t u32(const unsigned char *at) {
-    uint32_t value;
-    memcpy(&value, at, 4);
-    return value;
-}
-
-static uint64_t u64(const unsigned char *at) {
-    uint64_t value;
-    memcpy(&value, at, 8);
-    return value;
-}
-
 /* A field of the header, of the section table or of a section; sections count alike, however long they are. */
 static size_t some_field(const unsigned char *file, size_t size, size_t width) {
     uint32_t n = u32(file + 12), pick = (uint32_t)next(n + 4ull);
@@ -201,7 +178,7 @@ static void mutate(unsigned char *file, size_t size) {
     }
 }
 
-static void random_mutants(const unsigned char *seed, size_t size, unsigned long n) {
+static void random_mutants(unsigned char *seed, size_t size, unsigned long n) {
     unsigned char *file = malloc(size);
     unsigned long accepted = 0;
     for (unsigned long i = 0; i < n; i++) {
@@ -224,7 +201,8 @@ static void random_mutants(const unsigned char *seed, size_t size, unsigned long
 }
 
 /* Every length, as it is and with a header that knows. The rest of one allocation is poisoned byte by byte. */
-static void cuts(unsigned char *file, size_t size) {
+static void cuts(unsigned char *file, size_t size, unsigned long n) {
+    (void)n;
     int accepted = 0;
     unsigned char header[64];
     memcpy(header, file, sizeof header);
@@ -243,35 +221,24 @@ static void cuts(unsigned char *file, size_t size) {
     printf("%d\n", accepted);
 }
 
-static void patched_mutants(const unsigned char *seed, size_t size) {
-    unsigned char *file = malloc(size);
-    for (uint32_t n; fread(&n, 4, 1, stdin) == 1;) {
-        memcpy(file, seed, size);
-        for (; n; n--) {
-            uint32_t patch[2];
-            if (fread(patch, 4, 2, stdin) != 2 || patch[0] > size - 4) abort();
-            memcpy(file + patch[0], &patch[1], 4);
-        }
-        putchar('0' + judge(file, size));
-    }
-    free(file);
+static void patches(unsigned char *seed, size_t size, unsigned long n) {
+    (void)n;
+    fuzz_patches(seed, size, judge);
 }
 
-/* Saved states of a valid model, changed in a few places, cut or made longer: refused, or read like any other. */
+/* Saved states, changed in a few places, cut or made longer: refused, or read like any other. */
 static void random_states(unsigned char *file, size_t size, unsigned long n) {
     mossnet_model model = {.data = file, .bytes = size, .driver = &mn_driver_cpu, .n_users = 1};
     mossnet_error error;
     mossnet_session *session;
-    const int32_t ids[] = {1, 2, 3};
+    unsigned char saved[1 << 12];
+    size_t used = fread(saved, 1, sizeof saved, stdin);
     unsigned long accepted = 0;
     if (mn_file_parse(file, size, 0, &model.file, &error)) abort();
     mn_device device = {&model.file, file};
     model.device = &device;
     must(mossnet_session_new(&model, 1, &session, &error), &error);
-    must(mossnet_session_prefill(session, ids, 3, NULL, &error), &error);
-    size_t capacity = mossnet_session_state_bytes(session), used;
-    unsigned char *saved = malloc(capacity);
-    must(mossnet_session_save(session, saved, capacity, &used, &error), &error);
+    must(mossnet_session_restore(session, saved, used, &error), &error);
     for (unsigned long i = 0; i < n; i++) {
         size_t bytes = next(8) ? used : next(used + 64);
         unsigned char *changed = malloc(bytes ? bytes : 1);
@@ -285,32 +252,13 @@ static void random_states(unsigned char *file, size_t size, unsigned long n) {
         must(mossnet_session_decode(session, 1, NULL, &error), &error);
         free(changed);
     }
-    free(saved);
     mossnet_session_free(session);
     mn_file_free(&model.file);
     printf("%lu\n", accepted);
 }
 
 int main(int argc, char **argv) {
-    FILE *f = argc > 2 ? fopen(argv[1], "rb") : NULL;
-    if (!f || fseek(f, 0, SEEK_END)) return 2;
-    size_t size = (size_t)ftell(f);
-    unsigned char *seed = malloc(size);
-    rewind(f);
-    if (fread(seed, 1, size, f) != size || !judge(seed, size) || n_ran != 1) return 3;
-    fclose(f);
-    if (!strcmp(argv[2], "cuts")) {
-        cuts(seed, size);
-    } else if (!strcmp(argv[2], "patches")) {
-        patched_mutants(seed, size);
-    } else if (argc > 4) {
-        unsigned long n = strtoul(argv[3], NULL, 10);
-        state = strtoull(argv[4], NULL, 10);
-        if (!strcmp(argv[2], "states"))
-            random_states(seed, size, n);
-        else
-            random_mutants(seed, size, n);
-    }
-    free(seed);
-    return 0;
+    static const fuzz_mode modes[] = {
+        {"cuts", cuts}, {"patches", patches}, {"random", random_mutants}, {"states", random_states}, {NULL, NULL}};
+    return fuzz_run(argc, argv, modes);
 }

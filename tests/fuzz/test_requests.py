@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import re
-import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -16,28 +14,23 @@ import pytest
 
 from mossnet_tg.targets import frames
 from mossnet_tg.targets.transport import own_runner
-from tests.runtime.toy import HERE, RUNTIME, build, toy, write_toy
+from tests.fuzz.harness import N_RANDOM, Harness, seeds
+from tests.runtime.toy import RUNTIME
 
 LINKED = (
     "file", "crc", "session", "state", "inspect", "text", "text_program", "utf8", "error", "model", "sampler",
     "cpu_features", "whole",
 )  # fmt: skip
 RUNNER = ("frames", "requests", "store", "sha256", "cpu_name")
-SANITIZE = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-N_RANDOM = int(os.environ.get("MOSSNET_FUZZ", "100000"))
 OK, ERROR = 0x80, 0x81
 
 
-def test_random_requests(tmp_path: Path) -> None:
-    if not shutil.which("gcc"):
-        pytest.skip("no gcc to build the harness with")
-    sources = [HERE / "fuzz_requests.c", HERE / "mock_driver.c", *(RUNTIME / f"{n}.c" for n in (*LINKED, *RUNNER))]
-    program = build(tmp_path / "fuzz_requests", sources, "-Wall", "-Wextra", "-Werror", *SANITIZE)
-    model = write_toy(tmp_path / "toy.moss", toy())
+@pytest.mark.parametrize("seed", seeds("requests"))
+def test_random_requests(tmp_path: Path, seed: Path) -> None:
+    fuzz = Harness(tmp_path, "requests", (*LINKED, *RUNNER), "mock_driver")
     (tmp_path / "folder").mkdir()
-    done = subprocess.run([program, model, str(N_RANDOM), "7"], cwd=tmp_path / "folder", capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    counts = {name: (int(ok), int(no)) for name, ok, no in (line.split() for line in done.stdout.splitlines())}
+    said = fuzz(seed, "random", N_RANDOM, 7, folder=tmp_path / "folder")
+    counts = {name: (int(ok), int(no)) for name, ok, no in (line.split() for line in said.splitlines())}
     assert set(counts) == {r.name for r in frames.Request}
     for name, (ok, refused) in counts.items():
         assert ok > N_RANDOM // 5000 and refused > N_RANDOM // 5000, (name, ok, refused)

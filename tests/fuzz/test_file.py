@@ -2,61 +2,47 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import struct
-import subprocess
 
 import pytest
 
 from mossnet_tg.codegen.moss_file import _read_variants, read
 from mossnet_tg.engine import CompiledModel
 from mossnet_tg.errors import ArtifactError
-from tests.runtime.toy import HERE, RUNTIME, build, sealed, toy, write_toy
+from tests.fuzz.harness import HERE, N_RANDOM, Harness, mutated, seeds
+from tests.runtime.toy import sealed, toy, write_toy
 
 LINKED = ("file", "crc", "session", "state", "inspect", "text", "text_program", "utf8", "error")
-SOURCES = [HERE / "fuzz_file.c", HERE / "mock_driver.c", *(RUNTIME / f"{name}.c" for name in LINKED)]
-SANITIZE = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-N_RANDOM = int(os.environ.get("MOSSNET_FUZZ", "100000"))
-# The freed is not kept long: the harness allocates hundreds of thousands of times.
-ASAN = {"ASAN_OPTIONS": "quarantine_size_mb=2:thread_local_quarantine_size_kb=64"}
 
 
 @pytest.fixture(scope="module")
 def fuzz(tmp_path_factory):
-    """Runs the harness on a valid file; returns what it prints."""
-    if not shutil.which("gcc"):
-        pytest.skip("no gcc to build the harness with")
-    folder = tmp_path_factory.mktemp("fuzz")
-    program = build(folder / "fuzz_file", SOURCES, "-Wall", "-Wextra", "-Werror", *SANITIZE)
-    small, large = write_toy(folder / "small.moss", toy()), write_toy(folder / "large.moss", toy(chunk=9))
-
-    def run(*arguments, patches=None, path=small):
-        result = subprocess.run(
-            [program, path, *map(str, arguments)], input=patches, capture_output=True, env={**os.environ, **ASAN}
-        )
-        assert result.returncode == 0, result.stderr.decode(errors="replace")[-3000:]
-        return result.stdout.decode()
-
-    run.small, run.large = small, large
-    return run
+    return Harness(tmp_path_factory.mktemp("fuzz"), "file", LINKED, "mock_driver")
 
 
-def test_cut_at_every_length(fuzz):
-    assert fuzz("cuts") == "2\n"
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return write_toy(tmp_path_factory.mktemp("fuzz") / "small.moss", toy())
 
 
-@pytest.mark.parametrize("name", ["small", "large"])
-def test_random_mutants(fuzz, name):
-    accepted, ran = map(int, fuzz("random", N_RANDOM, 20260807, path=getattr(fuzz, name)).split())
-    assert accepted > N_RANDOM // 50, "the mutants are too wild to reach what stands behind the validator"
+@pytest.mark.parametrize("seed", seeds("moss"))
+def test_seeds_are_read_and_cut_at_every_length(fuzz, seed):
+    assert read(seed) and fuzz(seed, "cuts") == "2\n"
+
+
+@pytest.mark.parametrize("seed", seeds("moss"))
+def test_random_mutants(fuzz, seed):
+    accepted, ran = map(int, fuzz(seed, "random", N_RANDOM // 2, 20260807).split())
+    assert accepted > N_RANDOM // 100, "the mutants are too wild to reach what stands behind the validator"
     assert ran > accepted // 2
 
 
 def test_random_states(fuzz):
     """Most are refused; those whose tokens or position alone were changed are states of another text."""
-    accepted = int(fuzz("states", N_RANDOM, 20261122))
+    seed = HERE / "seeds"
+    state = (seed / "state" / "small.state").read_bytes()
+    accepted = int(fuzz(seed / "moss" / "small.moss", "states", N_RANDOM, 20261122, stdin=state))
     assert N_RANDOM // 20 < accepted < N_RANDOM // 2
 
 
@@ -68,22 +54,18 @@ def patch(data, offset, value, width):
     return [(start + i, bytes(words[i : i + 4])) for i in (0, 4, 8)]
 
 
-def judge_both(fuzz, mutants):
-    """Verdicts of libmossnet and of Python, each mutant a list of (offset, 4 bytes)."""
-    seed = fuzz.small.read_bytes()
-    stream = b"".join(struct.pack("<I", len(m)) + b"".join(struct.pack("<I", o) + w for o, w in m) for m in mutants)
-    ours = []
+def judge_both(fuzz, small, mutants):
+    """Verdicts of libmossnet and of Python."""
+    seed, ours = small.read_bytes(), ""
     for mutant in mutants:
-        data = bytearray(seed)
-        for offset, word in mutant:
-            data[offset : offset + 4] = word
+        data = mutated(seed, mutant)
         try:
-            _read_variants(bytes(data), len(data))
-            ours.append("1")
+            _read_variants(data, len(data))
+            ours += "1"
         except ArtifactError as error:
             assert str(error)
-            ours.append("0")
-    return fuzz("patches", patches=stream), "".join(ours)
+            ours += "0"
+    return fuzz.verdicts(small, mutants), ours
 
 
 def sections(data):
@@ -93,9 +75,9 @@ def sections(data):
     }
 
 
-def test_every_bit_outside_code_and_weights(fuzz):
+def test_every_bit_outside_code_and_weights(fuzz, small):
     """Both validators judge each bit of each section, and alike; wherever a number stands, most bits are refused."""
-    data = fuzz.small.read_bytes()
+    data = small.read_bytes()
     places = {0: (0, 64 + 32 * len(sections(data))), **sections(data)}
     mutants, owners = [], []
     for kind, (start, size) in places.items():
@@ -105,7 +87,7 @@ def test_every_bit_outside_code_and_weights(fuzz):
             for bit in range(8):
                 mutants.append(patch(data, byte, data[byte] ^ 1 << bit, 1)[:1])
                 owners.append(kind)
-    theirs, ours = judge_both(fuzz, mutants)
+    theirs, ours = judge_both(fuzz, small, mutants)
     assert theirs == ours
     accepted = {kind: [v for v, k in zip(theirs, owners, strict=True) if k == kind] for kind in places}
     share = {kind: round(v.count("1") / max(len(v), 1), 2) for kind, v in accepted.items() if v}
@@ -115,8 +97,8 @@ def test_every_bit_outside_code_and_weights(fuzz):
         assert share[kind] < 0.35, share
 
 
-def test_random_fields_are_judged_alike(fuzz):
-    data = fuzz.small.read_bytes()
+def test_random_fields_are_judged_alike(fuzz, small):
+    data = small.read_bytes()
     rng = random.Random(4)
     places = [
         (0, 64),
@@ -136,7 +118,7 @@ def test_random_fields_are_judged_alike(fuzz):
             value = rng.choice((rng.choice(values), now + 1, now - 1, now + 256, rng.randrange(40)))
             mutant += patch(data, offset, value % (1 << 8 * width), width)
         mutants.append(mutant)
-    theirs, ours = judge_both(fuzz, mutants)
+    theirs, ours = judge_both(fuzz, small, mutants)
     different = [m for m, a, b in zip(mutants, theirs, ours, strict=True) if a != b]
     assert not different, different[:3]
     assert 200 < theirs.count("1") < 3800

@@ -2,67 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import struct
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mossnet_tg.codegen.text import program
 from mossnet_tg.engine import CompiledModel
 from mossnet_tg.errors import ArtifactError
-from tests.runtime.toy import RUNTIME, build, sealed
+from tests.fuzz.harness import N_RANDOM, Harness, Mutant, mutated, seeds
+from tests.runtime.toy import sealed
 from tests.text import kinds
 
 LINKED = ("encode", "decode", "merge", "normalize", "scratch", "text_program", "utf8", "error")
-SOURCES = [Path(__file__).with_name("fuzz_text.c"), *(RUNTIME / f"{name}.c" for name in LINKED)]
-SANITIZE = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-N_RANDOM = int(os.environ.get("MOSSNET_FUZZ", "100000")) // 5
-ASAN = {"ASAN_OPTIONS": "quarantine_size_mb=2:thread_local_quarantine_size_kb=64"}
-KINDS = ["stripping", "llama3", "few bytes"]
-
-Fuzz = Callable[..., str]
-
-
-@pytest.fixture(params=KINDS)
-def section(request: pytest.FixtureRequest) -> bytes:
-    return kinds.section(request.param)
 
 
 @pytest.fixture(scope="module")
-def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not shutil.which("gcc"):
-        pytest.skip("no gcc to build the harness with")
-    return build(tmp_path_factory.mktemp("fuzz") / "fuzz_text", SOURCES, "-Wall", "-Wextra", "-Werror", *SANITIZE)
+def fuzz(tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    return Harness(tmp_path_factory.mktemp("fuzz"), "text", LINKED)
+
+
+@pytest.fixture(params=seeds("text"))
+def seed(request: pytest.FixtureRequest) -> Path:
+    assert isinstance(request.param, Path)
+    return request.param
 
 
 @pytest.fixture
-def fuzz(harness: Path, section: bytes, tmp_path: Path) -> Fuzz:
-    """Runs the harness on a valid section; returns what it prints."""
-    path = tmp_path / "section"
-    path.write_bytes(section)
-
-    def run(*arguments: Any, patches: bytes | None = None) -> str:
-        command = [harness, path, *map(str, arguments)]
-        result = subprocess.run(command, input=patches, capture_output=True, env={**os.environ, **ASAN})
-        assert result.returncode == 0, result.stderr.decode(errors="replace")[-3000:]
-        return result.stdout.decode()
-
-    return run
+def section(seed: Path) -> bytes:
+    return seed.read_bytes()
 
 
-def test_cuts(fuzz: Fuzz) -> None:
-    assert fuzz("cuts") == "1\n"
+def test_seeds_are_read_and_cut(fuzz: Harness, seed: Path) -> None:
+    assert verdict(seed.read_bytes()) == fuzz(seed, "cuts").strip() == "1"
 
 
-def test_random_mutants(fuzz: Fuzz) -> None:
-    accepted = int(fuzz("random", N_RANDOM, 20261122))
-    assert N_RANDOM // 50 < accepted < N_RANDOM
+def test_random_mutants(fuzz: Harness, seed: Path) -> None:
+    n = N_RANDOM // 5
+    accepted = int(fuzz(seed, "random", n, 20261122))
+    assert n // 50 < accepted < n
 
 
 def verdict(section: bytes) -> str:
@@ -74,17 +53,10 @@ def verdict(section: bytes) -> str:
     return "1"
 
 
-def judge_both(fuzz: Fuzz, section: bytes, mutants: list[list[tuple[int, bytes]]]) -> tuple[str, str]:
-    """Verdicts of libmossnet and of Python, each mutant a list of (offset, 4 bytes)."""
-    stream, ours = b"", ""
-    for mutant in mutants:
-        data = bytearray(section)
-        stream += struct.pack("<I", len(mutant))
-        for offset, word in mutant:
-            data[offset : offset + 4] = word
-            stream += struct.pack("<I", offset) + word
-        ours += verdict(bytes(data))
-    return fuzz("patches", patches=stream), ours
+def judge_both(fuzz: Harness, seed: Path, mutants: list[Mutant]) -> tuple[str, str]:
+    """Verdicts of libmossnet and of Python."""
+    section = seed.read_bytes()
+    return fuzz.verdicts(seed, mutants), "".join(verdict(mutated(section, mutant)) for mutant in mutants)
 
 
 NAMES = (
@@ -103,12 +75,12 @@ def tables(section: bytes | bytearray) -> list[tuple[int, int]]:
     return [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
-def test_fields_are_judged_alike(fuzz: Fuzz, section: bytes) -> None:
+def test_fields_are_judged_alike(fuzz: Harness, seed: Path, section: bytes) -> None:
     rng = random.Random(8)
     values = [0, 1, 2, 3, 255, 256, 0x7FFE, 0x7FFF, 0x8000, 0xD7FF, 0xD800, 0xDFFF, 0xE000, 0x10FFFF, 0x110000]
     values += [(1 << 24) - 1, 1 << 24, (1 << 24) + 1, 1 << 28, (1 << 28) + 1, 1 << 31, (1 << 32) - 1]
     places = [(start, end) for start, end in tables(section) if end - start >= 4]
-    mutants = []
+    mutants = list[Mutant]()
     for _ in range(2000):
         mutant = []
         for _ in range(rng.choice((1, 1, 2))):
@@ -119,15 +91,15 @@ def test_fields_are_judged_alike(fuzz: Fuzz, section: bytes) -> None:
             value = rng.choice((rng.choice(values), now + 1, now - 1, now ^ 1 << rng.randrange(32), rng.randrange(40)))
             mutant.append((offset, (value % (1 << 32)).to_bytes(4, "little")))
         mutants.append(mutant)
-    theirs, ours = judge_both(fuzz, section, mutants)
+    theirs, ours = judge_both(fuzz, seed, mutants)
     different = [m for m, a, b in zip(mutants, theirs, ours, strict=True) if a != b]
     assert not different, different[:3]
     assert 100 < theirs.count("1") < 1900
 
 
-def test_every_bit_of_the_header_and_the_small_tables(fuzz: Fuzz, section: bytes) -> None:
+def test_every_bit_of_the_header_and_the_small_tables(fuzz: Harness, seed: Path, section: bytes) -> None:
     small = [(start, end) for start, end in tables(section) if end - start < 300]
-    mutants = []
+    mutants = list[Mutant]()
     for start, end in small:
         for at in range(start, end):
             offset = min(at, len(section) - 4)
@@ -135,7 +107,7 @@ def test_every_bit_of_the_header_and_the_small_tables(fuzz: Fuzz, section: bytes
                 word = bytearray(section[offset : offset + 4])
                 word[at - offset] ^= 1 << bit
                 mutants.append([(offset, bytes(word))])
-    theirs, ours = judge_both(fuzz, section, mutants)
+    theirs, ours = judge_both(fuzz, seed, mutants)
     assert theirs == ours
     # Of the header only the flag for a space before each text may be another.
     assert theirs[: 80 * 8].count("1") == 1

@@ -1,16 +1,12 @@
 /* Broken TEXT sections against the validator, under AddressSanitizer. Every section is judged in an exact-size
  * allocation; one that is accepted encodes some texts and decodes ids.
  *
- *   fuzz_text SECTION cuts            every length; prints how many were accepted (1: the whole)
- *   fuzz_text SECTION patches         reads mutants from stdin (u32 n, then n times u32 offset, u32 value); prints 0 or
- *                                     1 each
- *   fuzz_text SECTION random N SEED   N random mutants; prints how many were accepted
+ *   text SECTION cuts            every length; prints how many were accepted: 1, the whole
+ *   text SECTION patches         mutants from stdin; prints 0 or 1 each
+ *   text SECTION random N SEED   N random mutants; prints how many were accepted
  */
+#include "fuzz.h"
 #include "model.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum { HEADER = 80, TABLES = 16 };
 
@@ -69,7 +65,7 @@ static void use(mossnet_model *model) {
 }
 
 /* `copy` is an allocation of `size` bytes. */
-static int judge(const unsigned char *copy, size_t size) {
+static int judge(unsigned char *copy, size_t size) {
     mossnet_model model = {.n_users = 1};
     mossnet_error error;
     mossnet_status status = mn_text_program_parse(copy, size, &model.file.text, &error);
@@ -78,21 +74,6 @@ static int judge(const unsigned char *copy, size_t size) {
     if (!status) use(&model);
     mn_text_program_free(model.file.text);
     return status == MOSSNET_OK;
-}
-
-static uint64_t state = 1;
-
-static uint64_t next(uint64_t below) { /* splitmix64 */
-    uint64_t z = state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (z ^ z >> 31) % (below ? below : 1);
-}
-
-static uint32_t u32(const unsigned char *at) {
-    uint32_t value;
-    memcpy(&value, at, 4);
-    return value;
 }
 
 /* Where the header and the tables begin, by the counts of the section as it was: tables count alike, however long. */
@@ -166,7 +147,7 @@ static void mutate(unsigned char *section, const size_t starts[]) {
     }
 }
 
-static void random_mutants(const unsigned char *seed, size_t size, unsigned long n) {
+static void random_mutants(unsigned char *seed, size_t size, unsigned long n) {
     unsigned char *section = malloc(size);
     unsigned long accepted = 0;
     size_t starts[TABLES + 2];
@@ -182,7 +163,8 @@ static void random_mutants(const unsigned char *seed, size_t size, unsigned long
     printf("%lu\n", accepted);
 }
 
-static void cuts(const unsigned char *seed, size_t size) {
+static void cuts(unsigned char *seed, size_t size, unsigned long n) {
+    (void)n;
     int accepted = 0;
     for (size_t length = 0; length <= size; length += length < 2000 || length + 200 > size ? 1 : 97) {
         unsigned char *cut = malloc(length ? length : 1);
@@ -193,36 +175,12 @@ static void cuts(const unsigned char *seed, size_t size) {
     printf("%d\n", accepted);
 }
 
-static void patched_mutants(const unsigned char *seed, size_t size) {
-    unsigned char *section = malloc(size);
-    for (uint32_t n; fread(&n, 4, 1, stdin) == 1;) {
-        memcpy(section, seed, size);
-        for (; n; n--) {
-            uint32_t patch[2];
-            if (fread(patch, 4, 2, stdin) != 2 || patch[0] > size - 4) abort();
-            memcpy(section + patch[0], &patch[1], 4);
-        }
-        putchar('0' + judge(section, size));
-    }
-    free(section);
+static void patches(unsigned char *seed, size_t size, unsigned long n) {
+    (void)n;
+    fuzz_patches(seed, size, judge);
 }
 
 int main(int argc, char **argv) {
-    FILE *f = argc > 2 ? fopen(argv[1], "rb") : NULL;
-    if (!f || fseek(f, 0, SEEK_END)) return 2;
-    size_t size = (size_t)ftell(f);
-    unsigned char *seed = malloc(size);
-    rewind(f);
-    if (fread(seed, 1, size, f) != size || !judge(seed, size)) return 3;
-    fclose(f);
-    if (!strcmp(argv[2], "cuts")) {
-        cuts(seed, size);
-    } else if (!strcmp(argv[2], "patches")) {
-        patched_mutants(seed, size);
-    } else if (argc > 4) {
-        state = strtoull(argv[4], NULL, 10);
-        random_mutants(seed, size, strtoul(argv[3], NULL, 10));
-    }
-    free(seed);
-    return 0;
+    static const fuzz_mode modes[] = {{"cuts", cuts}, {"patches", patches}, {"random", random_mutants}, {NULL, NULL}};
+    return fuzz_run(argc, argv, modes);
 }
