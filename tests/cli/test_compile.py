@@ -92,23 +92,25 @@ def test_a_disk_that_is_full(run: Run, tiny: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model.moss").read_bytes() == b"the one before"
 
 
+BOTH = ("compile", "export")
+REFUSED = [
+    (BOTH, "--out FILE/x", 1, "the folder cannot be used: Not a directory"),
+    (BOTH, "--out OUT --chunk 1", 2, "chunk is 1, expected 2 to"),
+    (BOTH, "--out OUT --context 0", 2, "context is 0, expected 1 to"),
+    (BOTH, "", 2, "Missing option '-o' / '--out'"),
+    (("compile",), "--out OUT --target tinygrad:CPU", 2, "only mossnet-tg generate takes it"),
+    (("compile",), "--out OUT --target cpu:mcpu=z80", 2, "'z80' is no"),
+    (("compile",), "--out OUT --target cpu:speed=9", 2, "option 'speed=9' is not known"),
+    (("export",), "--out OUT --format gguf", 2, "'gguf' is not 'onnx'"),
+]
+
+
 @pytest.mark.parametrize(
-    ("args", "code", "text"),
-    [
-        (("--out", "FILE/x"), 1, "the folder cannot be used: Not a directory"),
-        (("--out", "OUT", "--target", "tinygrad:CPU"), 2, "only mossnet-tg generate takes it"),
-        (("--out", "OUT", "--target", "cpu:mcpu=z80"), 2, "'z80' is no"),
-        (("--out", "OUT", "--target", "cpu:speed=9"), 2, "option 'speed=9' is not known"),
-        (("--out", "OUT", "--chunk", "1"), 2, "chunk is 1, expected 2 to"),
-        (("--out", "OUT", "--context", "0"), 2, "context is 0, expected 1 to"),
-        ((), 2, "Missing option '-o' / '--out'"),
-    ],
+    ("command", "args", "code", "text"), [(command, *row) for commands, *row in REFUSED for command in commands]
 )
-def test_what_is_refused(run: Run, tiny: Path, tmp_path: Path, args: tuple[str, ...], code: int, text: str) -> None:
+def test_what_is_refused(run: Run, tiny: Path, tmp_path: Path, command: str, args: str, code: int, text: str) -> None:
     (tmp_path / "FILE").write_text("")
-    found = run(
-        "compile", tiny, *(a.replace("FILE", f"{tmp_path}/FILE").replace("OUT", f"{tmp_path}/out") for a in args)
-    )
+    found = run(command, tiny, *args.replace("FILE", f"{tmp_path}/FILE").replace("OUT", f"{tmp_path}/out").split())
     assert (found.exit_code, found.stdout) == (code, "") and text in found.stderr
     assert not (tmp_path / "out").exists()
 

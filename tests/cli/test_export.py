@@ -71,25 +71,6 @@ def test_damaged_weights_are_named(run: Run, tiny: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out" / "tokenizer.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("args", "code", "text"),
-    [
-        (("--out", "FILE/x"), 1, "the folder cannot be used: Not a directory"),
-        (("--out", "OUT", "--format", "gguf"), 2, "'gguf' is not 'onnx'"),
-        (("--out", "OUT", "--chunk", "1"), 2, "chunk is 1, expected 2 to"),
-        (("--out", "OUT", "--context", "0"), 2, "context is 0, expected 1 to"),
-        ((), 2, "Missing option '-o' / '--out'"),
-    ],
-)
-def test_what_is_refused(run: Run, tiny: Path, tmp_path: Path, args: tuple[str, ...], code: int, text: str) -> None:
-    (tmp_path / "FILE").write_text("")
-    found = run(
-        "export", tiny, *(a.replace("FILE", f"{tmp_path}/FILE").replace("OUT", f"{tmp_path}/out") for a in args)
-    )
-    assert (found.exit_code, found.stdout) == (code, "") and text in found.stderr
-    assert not (tmp_path / "out").exists()
-
-
 def test_models_that_cannot_be_exported(run: Run, tmp_path: Path) -> None:
     (tmp_path / "model.moss").write_bytes(MAGIC)
     compiled = run("export", tmp_path / "model.moss", "--out", tmp_path / "out")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from mossnet_tg.codegen.compile import compile_checkpoint
 from mossnet_tg.codegen.options import CompileOptions
@@ -116,3 +117,28 @@ def tokens(n: int, vocab: int = VOCAB, seed: int = 1) -> np.ndarray[Any, np.dtyp
 def worst(found: Any, expected: Any) -> float:
     """The largest difference, relative to the largest expected value."""
     return float(np.abs(np.asarray(found, np.float64) - expected).max() / np.abs(expected).max())
+
+
+def slow_states() -> MossNet:
+    """A model whose Delta A is small: (a - 1) / A must not be computed from a, which is close to 1."""
+    model = reference("selected_zoh")
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("dt_proj.bias"):
+                p.fill_(-10.0)
+            elif name.endswith("A_log"):
+                p.fill_(-6.0)
+    return model
+
+
+def save_with_shared_rates(folder: Path) -> MossNet:
+    """A checkpoint whose A_log is one for all experts in one layer and one for each in the other; the same model."""
+    model = reference("selected")
+    with torch.no_grad():
+        shared = model.layers[1].ssm.A_log
+        shared.copy_(shared[:1].expand_as(shared).clone())
+    model.save(folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["layers.1.ssm.A_log"] = tensors["layers.1.ssm.A_log"][:1].contiguous()
+    save_file(tensors, folder / "model.safetensors")
+    return model

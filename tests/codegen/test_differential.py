@@ -5,14 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from mossnet_tg.codegen.compile import compile_checkpoint
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.engine import Library
 from mossnet_tg.targets.table import parse_target
 from mossnet_tg.weights.checkpoint import Checkpoint
-from tests.codegen.random_models import CHUNK, MODES, N_SCORED, compile_only, load, reference, tokens, worst
+from tests.codegen.random_models import (
+    CHUNK,
+    MODES,
+    N_SCORED,
+    compile_only,
+    load,
+    reference,
+    save_with_shared_rates,
+    slow_states,
+    tokens,
+    worst,
+)
 from tests.devices import CPU, ROWS
 
 N = N_SCORED
@@ -102,13 +113,7 @@ def test_narrow_weights(row, mode, dtype, tmp_path):
 def test_zoh_of_slow_states_keeps_its_digits(row, tmp_path):
     """Where Delta A is small, (a - 1) / A must not be computed from a: it is close to 1."""
     row.require()
-    model = reference("selected_zoh")
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name.endswith("dt_proj.bias"):
-                p.fill_(-10.0)
-            elif name.endswith("A_log"):
-                p.fill_(-6.0)
+    model = slow_states()
     check(model, compile_only(model, tmp_path, row.target), row)
 
 
@@ -116,14 +121,7 @@ def test_zoh_of_slow_states_keeps_its_digits(row, tmp_path):
 def test_each_layer_shares_its_rates_or_not(row, tmp_path):
     """A_log may be one for all experts in one layer and one for each in the next."""
     row.require()
-    model = reference("selected")
-    with torch.no_grad():
-        shared = model.layers[1].ssm.A_log
-        shared.copy_(shared[:1].expand_as(shared).clone())
-    model.save(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    tensors["layers.1.ssm.A_log"] = tensors["layers.1.ssm.A_log"][:1].contiguous()
-    save_file(tensors, tmp_path / "model.safetensors")
+    model = save_with_shared_rates(tmp_path)
     path = tmp_path / "model.moss"
     compile_checkpoint(Checkpoint.open(tmp_path), row.resolved, path, CompileOptions(chunk=CHUNK), lambda _: None)
     check(model, path, row)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from mossnet_tg import Model
 from mossnet_tg.codegen import moss_file
@@ -21,7 +21,16 @@ from mossnet_tg.engine import CompiledModel
 from mossnet_tg.targets.table import parse_target
 from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 from mossnet_tg.weights.parameters import parameters
-from tests.codegen.random_models import CHUNK, MODES, N_SCORED, reference, tokens, worst
+from tests.codegen.random_models import (
+    CHUNK,
+    MODES,
+    N_SCORED,
+    reference,
+    save_with_shared_rates,
+    slow_states,
+    tokens,
+    worst,
+)
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -180,14 +189,7 @@ def test_every_tensor_may_have_its_own_type(tmp_path):
 
 def test_slow_states_keep_their_digits(tmp_path):
     """Where Delta is small, neither it nor (a - 1) / A may be computed from what is close to 1."""
-    model = reference("selected_zoh")
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name.endswith("dt_proj.bias"):
-                p.fill_(-10.0)
-            elif name.endswith("A_log"):
-                p.fill_(-6.0)
-    model.save(tmp_path)
+    slow_states().save(tmp_path)
     path, engine = both(tmp_path)
     with engine:
         for load in ENGINES.values():
@@ -195,14 +197,7 @@ def test_slow_states_keep_their_digits(tmp_path):
 
 
 def test_each_layer_shares_its_rates_or_not(tmp_path):
-    model = reference("selected")
-    with torch.no_grad():
-        shared = model.layers[1].ssm.A_log
-        shared.copy_(shared[:1].expand_as(shared).clone())
-    model.save(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    tensors["layers.1.ssm.A_log"] = tensors["layers.1.ssm.A_log"][:1].contiguous()
-    save_file(tensors, tmp_path / "model.safetensors")
+    save_with_shared_rates(tmp_path)
     path, engine = both(tmp_path)
     with engine:
         check(path, engine, Exported(tmp_path, in_onnxruntime), tokens(CHUNK + 7), n_decoded=2)
