@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mossnet_tg.errors import ArtifactError, DeviceError, MossnetError, UsageError
 
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from mossnet_tg.codegen.moss_file import MossFile
     from mossnet_tg.codegen.options import CompileOptions
     from mossnet_tg.config import Config
-    from mossnet_tg.engine import CompiledModel, Session
+    from mossnet_tg.engine import CompiledModel, Ids, Session
     from mossnet_tg.generate import Stats
-    from mossnet_tg.plain import PlainSession
     from mossnet_tg.remote import RemoteModel, RemoteSession, Runner
     from mossnet_tg.sampling import SamplingParams
     from mossnet_tg.tokenizer import Tokenizer
@@ -258,20 +257,18 @@ class Model:
         assert self.path is not None
         return moss_file.read_all(self.path)[int(self.engine.device.get("variant", 0))]
 
-    def session(self) -> Session | RemoteSession | PlainSession:
-        """A new sequence: prefill, decode, score, reset; on compiled models also save, restore and fork."""
-        session: Session | RemoteSession | PlainSession = self.engine.session(
-            *([self._n_threads] if self._n_threads else [])
-        )
-        return session
+    def session(self) -> Session | RemoteSession:
+        """A new sequence: prefill, decode, score, reset; of compiled models also save, restore and fork."""
+        session = self.engine.session(*([self._n_threads] if self._n_threads else []))
+        return cast("Session | RemoteSession", session)
 
-    def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+    def logits(self, ids: Ids) -> npt.NDArray[np.float32]:
         """The logits after each of `ids`, float32 [n_tokens, vocab]."""
         return self.session().score(ids)
 
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Ids,
         *,
         max_tokens: int | None = None,
         sampling: SamplingParams | None = None,
