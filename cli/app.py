@@ -28,6 +28,7 @@ _PIPE_CLOSED = 128 + 13
 VERBS = {
     "generate": "generate",
     "compile": "compile_model",
+    "quantize": "quantize",
     "export": "export",
     "inspect": "inspect_model",
     "targets": "targets",

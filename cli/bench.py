@@ -140,6 +140,7 @@ def command(
     device: str,
     chunk: int | None,
     context: int | None,
+    weights: str | None,
     allow_native: bool,
     as_json: bool,
 ) -> None:
@@ -167,7 +168,7 @@ def command(
     from mossnet_tg.cli.devices import is_gpu
     from mossnet_tg.cli.loading import Wanted, load_model
 
-    wanted = Wanted(model, target, device, chunk, context, 0, allow_native)
+    wanted = Wanted(model, target, device, chunk, context, weights, 0, allow_native)
     refuse_uncompiled(target)
     loaded = load_model(console, wanted).model
     assert loaded.path is not None

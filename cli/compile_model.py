@@ -60,6 +60,7 @@ def command(
     require_ndk: bool,
     chunk: int | None,
     context: int | None,
+    weights: str | None,
 ) -> None:
     """Compile a checkpoint into one file, model.moss, and put what an app needs to run it beside it.
 
@@ -75,6 +76,7 @@ def command(
     Examples:
       mossnet-tg compile ./my-model --out build/
       mossnet-tg compile ./my-model --out build/ --target cpu:mcpu=x86-64-v3
+      mossnet-tg compile ./my-model --out build/ --weights q4
       mossnet-tg compile ./my-model --out phone/ --target cpu:arch=aarch64,mcpu=cortex-a76
       mossnet-tg compile ./my-model --out phone/ --target adreno,vulkan,cpu:arch=aarch64 --abi arm64-v8a
     """
@@ -94,7 +96,7 @@ def command(
     if device and len(names) > 1:
         raise UsageError(f"--device '{device}' is for one target, and there are {len(names)}", "leave it out")
     resolved = [parse_target(name, device, host) for name in names]
-    plan = options.compile_options(chunk, context)
+    plan = options.compile_options(chunk, context, weights)
     abi = abi_named(abi)
     folder = prepared(Path(out))
     path = folder / FILE_NAME

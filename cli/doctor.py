@@ -73,6 +73,7 @@ def command(
     entry: str | None,
     chunk: int | None,
     context: int | None,
+    weights: str | None,
     allow_native: bool,
     as_json: bool,
 ) -> None:
@@ -98,7 +99,7 @@ def command(
     from mossnet_tg.cli.loading import Wanted, load_model
     from mossnet_tg.codegen.doctor import ENTRIES, examine
 
-    wanted = Wanted(model, target, device, chunk, context, 0, allow_native)
+    wanted = Wanted(model, target, device, chunk, context, weights, 0, allow_native)
     _check(wanted, against)
     found = load_model(console, wanted).model
     assert found.path is not None
@@ -158,12 +159,16 @@ def _check(wanted: Wanted, against: str | None) -> None:
 def _reference(wanted: Wanted, against: str | None, found: MossFile) -> Wanted:
     """The same model for this machine's processor."""
     from mossnet_tg.cli.loading import Wanted
+    from mossnet_tg.targets.table import reference_target
+    from mossnet_tg.weights.quantised import BITS
 
     compiled = Wanted(against, allow_native=wanted.allow_native)
     if compiled.is_compiled:
         return compiled
     path = wanted.path if against is None else against
-    return Wanted(path, "cpu", chunk=found.chunk, context=found.max_context or None)
+    quantised = not BITS.keys().isdisjoint(found.meta.get("weights", "").split())
+    target = reference_target(found.meta.get("dot", ""), quantised)
+    return Wanted(path, target, chunk=found.chunk, context=found.max_context or None, weights=wanted.weights)
 
 
 def _check_twins(against: str | None, expected: MossFile, found: MossFile) -> None:

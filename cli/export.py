@@ -30,7 +30,13 @@ from mossnet_tg.errors import MossnetError
 @options.verbosity
 @click.pass_obj
 def command(
-    console: Console, model: str | None, format_: str, out: str, chunk: int | None, context: int | None
+    console: Console,
+    model: str | None,
+    format_: str,
+    out: str,
+    chunk: int | None,
+    context: int | None,
+    weights: str | None,
 ) -> None:
     """Write a checkpoint as standard ONNX, for other runtimes.
 
@@ -43,8 +49,8 @@ def command(
       mossnet-tg export ./my-model --format onnx --out onnx/
       mossnet-tg export --out demo-onnx/ --chunk 64
     """
-    plan = options.compile_options(chunk, context)
-    checkpoint = uncompiled(model)
+    plan = options.compile_options(chunk, context, weights)
+    checkpoint = uncompiled(model).with_weights(plan.weights)
     try:
         import onnx  # noqa: F401
     except ImportError:

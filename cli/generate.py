@@ -69,6 +69,7 @@ def command(
     threads: int,
     chunk: int | None,
     context: int | None,
+    weights: str | None,
     allow_native: bool,
     echo: bool,
     show_stats: bool,
@@ -84,6 +85,7 @@ def command(
       mossnet-tg generate -m ./my-model --temp 0.8 --top-p 0.95 --seed 7 "Once upon"
       git diff | mossnet-tg generate -m ./my-model -n 40 --stop $'\\n'
       mossnet-tg generate -m model.moss --allow-native --stats -f prompt.txt
+      mossnet-tg generate -m ./my-model --weights q4 "Once upon"
       mossnet-tg generate --target vulkan --device radeon "Once upon"
       mossnet-tg generate --device cuda: --stats "Once upon"
       mossnet-tg generate --device ssh:me@box "Once upon"
@@ -117,7 +119,7 @@ def command(
     from mossnet_tg.cli.loading import Wanted, load_model
     from mossnet_tg.generate import PREFILL_SLICE, Stats
 
-    wanted = Wanted(model, target, device, chunk, context, threads, allow_native)
+    wanted = Wanted(model, target, device, chunk, context, weights, threads, allow_native)
     loaded = load_model(console, wanted, needs_text=True)
     options.warn_of_threads(console, threads > 0 and is_gpu(loaded.model))
     stats = Stats()

@@ -71,7 +71,7 @@ def _checkpoint(path: str) -> dict[str, Any]:
 
     checkpoint = Checkpoint.open(path)
     c = checkpoint.config
-    tensors = [(name, t.n_elements) for name, t in checkpoint.tensors.items()]
+    tensors = [(name, math.prod(t.shape)) for name, t in checkpoint.tensors.items()]
     shapes = itertools.chain(*(state_shapes(c, i, CompileOptions.context).values() for i in range(c.n_layer)))
     return {
         "kind": "checkpoint",

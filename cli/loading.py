@@ -23,6 +23,7 @@ class Wanted:
     device: str = ""
     chunk: int | None = None
     context: int | None = None
+    weights: str | None = None
     n_threads: int = 0
     allow_native: bool = False
 
@@ -49,7 +50,7 @@ def load_model(console: Console, wanted: Wanted, needs_text: bool = False) -> Lo
     from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
     compiled = wanted.is_compiled
-    given = [f"--{key}" for key in ("chunk", "context", "target") if getattr(wanted, key) is not None]
+    given = [f"--{key}" for key in ("chunk", "context", "weights", "target") if getattr(wanted, key) is not None]
     if compiled and given:
         raise UsageError(
             f"{wanted.path}: {' and '.join(given)} cannot be changed in a compiled model",
@@ -62,7 +63,7 @@ def load_model(console: Console, wanted: Wanted, needs_text: bool = False) -> Lo
             f"{wanted.path}: no tokenizer.json, which text takes", "copy the model's tokenizer.json beside config.json"
         )
     started = time.perf_counter()
-    plan = options.compile_options(wanted.chunk, wanted.context)
+    plan = options.compile_options(wanted.chunk, wanted.context, wanted.weights)
     try:
         model = Model.load(
             wanted.path,
@@ -73,6 +74,7 @@ def load_model(console: Console, wanted: Wanted, needs_text: bool = False) -> Lo
             progress=console.step,
             chunk=plan.chunk,
             context=plan.context,
+            weights=plan.weights,
         )
     except ConsentError as e:
         hint = "add --allow-native if you trust who made the file"

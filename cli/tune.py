@@ -64,6 +64,7 @@ def command(
     report: str | None,
     chunk: int | None,
     context: int | None,
+    weights: str | None,
     as_json: bool,
 ) -> None:
     """Tune a model's kernels for a device, and remember what is faster.
@@ -92,7 +93,7 @@ def command(
     if rest:
         raise UsageError(f"'{rest[0]}' behind the model '{verb}' is one argument too many")
     wish = Wish(_seconds(duration), trials, _kernels(kernels), seed)
-    plan = options.compile_options(chunk, context)
+    plan = options.compile_options(chunk, context, weights)
     draw = _drawing(report)
     source = _Source(console, device, tracker, key)
     device_, found, folder = _run(console, verb or None, target, source, wish, plan, threads)
@@ -124,7 +125,7 @@ def _run(
     from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
     refuse_uncompiled(target)
-    checkpoint = Checkpoint.open(DEMO if model is None else model)
+    checkpoint = Checkpoint.open(DEMO if model is None else model).with_weights(plan.weights)
     with source as runner:
         device = source.device
         resolved = parse_target(target or default_target(device, runner), device, runner)

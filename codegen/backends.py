@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mossnet_tg.codegen.kernels.build import Generated
 from mossnet_tg.codegen.schedules import CpuSchedule, GpuSchedule, Schedule
@@ -56,8 +57,14 @@ def _compile_cpu(kernels: Sequence[Generated], target: Target, progress: Progres
     from mossnet_tg.codegen.link import link
 
     assert isinstance(target, CpuTarget)
-    linked = link([compile_object(k.name, k.func, target.tvm) for k in _each(kernels, progress)])
-    return Code(linked.code, linked.symbols, target.features)
+    linked = link([compile_object(k.name, k.func, _tvm(target, k)) for k in _each(kernels, progress)])
+    features = sorted({*target.features, *(k.feature for k in kernels if k.feature)})
+    return Code(linked.code, linked.symbols, tuple(features))
+
+
+def _tvm(target: CpuTarget, kernel: Generated) -> dict[str, Any]:
+    more = {"mattr": [f"+{kernel.feature}"]} if kernel.feature and kernel.feature not in target.features else {}
+    return {**target.tvm, **more}
 
 
 # ---- GPUs
@@ -139,7 +146,7 @@ def _cpu_source(kernel: Generated, target: Target) -> str:
     from mossnet_tg.codegen.emit.llvm import kernel_source
 
     assert isinstance(target, CpuTarget)
-    return kernel_source(kernel.name, kernel.func, target.tvm)
+    return kernel_source(kernel.name, kernel.func, _tvm(target, kernel))
 
 
 _BACKENDS = {

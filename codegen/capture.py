@@ -23,6 +23,9 @@ _DTYPES = {
     "float16_bits": dtypes.half,
     "bfloat16": dtypes.bfloat16,
     "int32": dtypes.int,
+    # A stand-in: the graph widens what it reads of a matrix, and nothing else.
+    "q8": dtypes.half,
+    "q4": dtypes.half,
 }
 Kind = Literal["weight", "state", "input", "output", "temp"]
 

@@ -2,7 +2,8 @@
 
 Vectors lie as they are. Matrices [..., n, k] lie in panels [..., ceil(n / width), k, width]: for each k, `width`
 neighbouring outputs side by side. One pass over a panel reads memory in order, whether it serves one token (a stream)
-or many (it stays in the cache), and needs no horizontal sums. The last panel is filled up with zeros.
+or many (it stays in the cache), and needs no horizontal sums. The last panel is filled up with zeros. A quantised
+matrix lies in panels of words (`kernels.groups`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mossnet_tg.codegen.kernels.build import Param, div, itemsize, mod
+from mossnet_tg.codegen.kernels import groups
+from mossnet_tg.codegen.kernels.build import Param, div, itemsize, load, mod
 from mossnet_tg.errors import MossnetError
+from mossnet_tg.weights.quantised import BITS, Groups
+from mossnet_tg.weights.tensors import Values
+
+# How kernels read a checkpoint's types.
+STORAGE = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8": "q8", "q4": "q4"}
 
 
 @dataclass(frozen=True)
@@ -27,25 +34,31 @@ class Panels:
     width: int
     most_bytes: int = 1 << 62
 
-    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        *outer, n, k = shape
-        return (*outer, -(-n // self.width), k, self.width)
+    def n_panels(self, shape: tuple[int, ...]) -> int:
+        *outer, n, _ = shape
+        return math.prod(outer) * -(-n // self.width)
 
-    def pack(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def elements(self, n_k: int, dtype: str) -> int:
+        """The elements of a panel, or its words."""
+        return groups.words(dtype, n_k, self.width) if dtype in BITS else n_k * self.width
+
+    def pack(self, array: Values, dtype: str) -> npt.NDArray[Any]:
+        if isinstance(array, Groups):
+            return groups.pack(array, dtype, self.width)
         *outer, n, k = array.shape
-        panels = self.shape(array.shape)[-3]
+        panels = -(-n // self.width)
         if n % self.width:
             full = np.zeros((*outer, panels * self.width, k), array.dtype)
             full[..., :n, :] = array
             array = full
         return np.ascontiguousarray(array.reshape(*outer, panels, self.width, k).swapaxes(-1, -2))
 
-    def parts(self, shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    def parts(self, shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
         """The elements of each buffer. Raises MossnetError where a single panel is too large."""
-        panel = math.prod(self.shape(shape)[-2:])
-        n_panels, at_once = math.prod(self.shape(shape)[:-2]), self.most_bytes // (panel * itemsize)
+        panel, n_panels = self.elements(shape[-1], dtype), self.n_panels(shape)
+        at_once = self.most_bytes // (panel * itemsize(dtype))
         if not at_once:
-            text = f"{self.width} rows of a matrix {list(shape)} have {panel * itemsize} bytes"
+            text = f"{self.width} rows of a matrix {list(shape)} have {panel * itemsize(dtype)} bytes"
             raise MossnetError(f"{text}, a buffer of the target at most {self.most_bytes}")
         return tuple(min(at_once, n_panels - first) * panel for first in range(0, n_panels, at_once))
 
@@ -58,7 +71,7 @@ class Panels:
 class Matrix:
     """A weight matrix as kernels meet it: `shape` [..., n, k] of `dtype`, laid out in panels.
 
-    `dtype` is numpy's name, bfloat16, or float16_bits: float16 that the target's processor cannot widen by itself.
+    `dtype` is numpy's name, bfloat16, q8, q4, or float16_bits: float16 that the target's processor cannot widen itself.
     """
 
     shape: tuple[int, ...]
@@ -68,17 +81,21 @@ class Matrix:
     @property
     def parts(self) -> tuple[int, ...]:
         """The elements of each buffer that it lies in."""
-        return self.panels.parts(self.shape, itemsize(self.dtype))
+        return self.panels.parts(self.shape, self.dtype)
 
     @property
     def n_elements(self) -> int:
-        return math.prod(self.panels.shape(self.shape))
+        return self.panels.n_panels(self.shape) * self.panels.elements(self.shape[-1], self.dtype)
 
     def param(self, name: str) -> Param:
         """The matrix as a kernel's buffer."""
         return Param(name, self.n_elements, self.dtype, parts=self.parts)
 
-    def position(self, flat: Any) -> Any:
-        """Where the element lies that is number `flat` in the row-major matrix."""
-        n_k = self.shape[-1]
-        return self.panels.index(div(flat, n_k), mod(flat, n_k), n_k)
+    def load(self, buffer: Any, flat: Any) -> Any:
+        """The element that is number `flat` in the row-major matrix, float32, as TensorIR."""
+        n_k, width = self.shape[-1], self.panels.width
+        n, k = div(flat, n_k), mod(flat, n_k)
+        if self.dtype in BITS:
+            base = div(n, width) * groups.words(self.dtype, n_k, width)
+            return groups.element(buffer, base, k, mod(n, width), self.dtype, n_k, width)
+        return load(buffer, self.panels.index(n, k, n_k), self.dtype)

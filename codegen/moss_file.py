@@ -70,6 +70,8 @@ class DType(IntEnum):
     I8 = 4
     U8 = 5
     BOOL = 6
+    Q8 = 7
+    Q4 = 8
 
 
 class Access(IntFlag):

@@ -19,6 +19,7 @@ from mossnet_tg.errors import MossnetError
 from mossnet_tg.targets.table import CpuTarget, Target
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import value
+from mossnet_tg.weights.tensors import shape_of
 
 _log = logging.getLogger(__name__)
 
@@ -106,13 +107,13 @@ def kernel_record(kernel: Generated, code: Code) -> moss_file.Kernel:
 
 def machine_meta(target: Target, code: Code) -> dict[str, str]:
     """What META says of the machine that runs the code."""
-    arch = {"arch": target.arch} if isinstance(target, CpuTarget) else {}
-    return {"driver": target.driver, **arch, "features": ",".join(code.features)}
+    own = {"arch": target.arch, "dot": target.dot} if isinstance(target, CpuTarget) else {}
+    return {"driver": target.driver, **own, "features": ",".join(code.features)}
 
 
 def _laid_out(plan: Plan, checkpoint: Checkpoint, progress: Progress) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     for i, w in enumerate(plan.weights):
         progress(f"weights {i + 1}/{len(plan.weights)}")
         values = value(checkpoint, w.prefix, w.parameter)
-        assert values.shape == w.parameter.shape, w.name
+        assert shape_of(values) == w.parameter.shape, w.name
         yield from w.pack(values)

@@ -27,6 +27,7 @@ from mossnet_tg.codegen.workload import Workload
 from mossnet_tg.config import Config
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import parameters
+from mossnet_tg.weights.tensors import Values
 
 _SCRATCH = -1
 ALIGN = 512  # twice what the format asks for: OpenCL on NVIDIA's GPUs wants it of a buffer's part
@@ -37,6 +38,8 @@ _DTYPE = {
     "float16_bits": moss_file.DType.F16,
     "bfloat16": moss_file.DType.BF16,
     "int32": moss_file.DType.I32,
+    "q8": moss_file.DType.Q8,
+    "q4": moss_file.DType.Q4,
     "int8": moss_file.DType.I8,
     "uint8": moss_file.DType.U8,
     "bool": moss_file.DType.BOOL,
@@ -75,9 +78,9 @@ class Weight:
         offset, n = self.parts[-1]
         return offset + n * itemsize(self.dtype)
 
-    def pack(self, value: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    def pack(self, value: Values) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """(offset, content) of each buffer, as they lie in the file."""
-        flat = (self.matrix.panels.pack(value) if self.matrix else np.ascontiguousarray(value)).reshape(-1)
+        flat = (self.matrix.panels.pack(value, self.dtype) if self.matrix else np.ascontiguousarray(value)).reshape(-1)
         begin = 0
         for offset, n in self.parts:
             yield offset, flat[begin : begin + n]

@@ -36,9 +36,8 @@ def read_per_token(moss: MossFile, c: Config) -> int:
     token selects; of the embedding, where token ids choose it, one row. What batch-1 decode must fetch, and so, over a
     memory bandwidth, a limit of its speed. State and activations, which stay in the cache, are not in it.
     """
-    from mossnet_tg.codegen.moss_file import DType, EntryKind, Region
+    from mossnet_tg.codegen.moss_file import EntryKind, Region
 
-    item_bytes = {DType.F32: 4, DType.F16: 2, DType.BF16: 2, DType.I32: 4}
     decode = next(e for e in moss.entries if e.kind == EntryKind.DECODE)
     total = Fraction(0)
     for step in moss.steps[decode.first_step : decode.first_step + decode.n_steps]:
@@ -46,9 +45,8 @@ def read_per_token(moss: MossFile, c: Config) -> int:
             buffer = moss.buffers[index]
             if buffer.region != Region.WEIGHTS:
                 continue
-            item = item_bytes.get(buffer.dtype, 1)
             if decode.ids in step.args:
-                total += c.d_model * item
+                total += Fraction(buffer.bytes, c.vocab_size)
             else:
-                total += buffer.bytes * share_per_token(c, buffer.name, buffer.bytes // item)
+                total += buffer.bytes * share_per_token(c, buffer.name, buffer.bytes // 4)
     return int(total)

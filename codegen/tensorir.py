@@ -352,7 +352,7 @@ class _Buffers:
         slot = u.src[0].arg.slot
         buffer, param = self.by_slot[slot]
         if slot in self.matrices:
-            position = self.matrices[slot].position(position)
+            return self.matrices[slot].load(buffer, position)
         return T.cast(buffer[position], "bool") if param.dtype == "bool" else load(buffer, position, param.dtype)
 
     def store(self, index: UOp, position: Expr, value: Expr) -> None:

@@ -81,6 +81,7 @@ class Model:
         device: str = "",
         chunk: int = 128,
         context: int = 4096,
+        weights: str = "",
         allow_native: bool = False,
         progress: Progress = lambda step: None,
     ) -> Model:
@@ -91,7 +92,8 @@ class Model:
         GPU's name (`"pthread"`, `"opencl:pthread"`); without it the best one is taken. Before it may stand a place:
         `ssh:[USER@]HOST` or `adb:SERIAL`, alone or with a slash between (`"adb:/opencl:adreno"`); then the model is
         compiled here and runs there. Without a target that of the device's driver is taken, or `cpu`; on a phone with
-        an Adreno GPU `adreno`. `n_threads` 0 takes every CPU the process may use. The code of a model.moss runs with
+        an Adreno GPU `adreno`. `weights` converts the checkpoint's matrices ("f32", "f16", "bf16", "q8" or "q4"; ""
+        leaves them). `n_threads` 0 takes every CPU the process may use. The code of a model.moss runs with
         the caller's rights where it runs on the processor (target cpu, and GPU targets whose device is one): it needs
         `allow_native`. `progress` is told the steps of a compilation, and of the way to another machine. Raises
         MossnetError; DeviceError when the model is compiled and there is nothing to run it on.
@@ -102,17 +104,20 @@ class Model:
 
         place, device = split_place(device)
         if path is not None and Path(path).is_file() and not is_checkpoint(path):
-            if (target, chunk, context) != (None, 128, 4096):
-                raise UsageError(f"{os.fspath(path)}: target, chunk and context of a compiled model cannot be changed")
+            if (target, chunk, context, weights) != (None, 128, 4096, ""):
+                raise UsageError(
+                    f"{os.fspath(path)}: target, chunk, context and weights of a compiled model cannot be changed"
+                )
             return cls._load_file(path, allow_native, n_threads, device, host_at(place, progress), progress)
+        from mossnet_tg.codegen.options import CompileOptions
+
+        plan = CompileOptions(chunk, context, weights)
         checkpoint = Checkpoint.open(DEMO if path is None else path)
         if target is not None and target.partition(":")[0] == "tinygrad":
             if given := place or device:
                 raise UsageError(f"target {target} names its device itself, and '{given}' was given beside it")
-            return cls._load_plain(checkpoint, target.partition(":")[2] or "PYTHON", context)
-        from mossnet_tg.codegen.options import CompileOptions
-
-        plan, host = CompileOptions(chunk, context), host_at(place, progress)
+            return cls._load_plain(checkpoint.with_weights(weights), target.partition(":")[2] or "PYTHON", context)
+        host = host_at(place, progress)
         target = target or devices.default_target(device, host)
         return cls._load_checkpoint(checkpoint, target, device, plan, n_threads, host, progress)
 

@@ -49,6 +49,7 @@ class CpuTarget(Target):
     lanes: int  # float32 values in a vector register
     registers: int  # vector registers
     f16_loads: bool  # float16 widens in hardware
+    dot: str = ""  # how quantised weights are multiplied: of DOTS, or "" in floats
 
     def require_host(self, host: Host | None = None) -> None:
         """Raise ArtifactError unless the machine (None: this one) runs code for the target: before it is compiled, not
@@ -117,6 +118,22 @@ _X86_LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 _BASELINE = {"x86_64": "x86-64", "aarch64": "generic"}
 
 
+# Instructions that add up products of four int8: the architecture, the feature, and the least float32 of a vector.
+DOTS = {
+    "avx512vnni": ("x86_64", "avx512vnni", 16),
+    "avxvnni": ("x86_64", "avxvnni", 8),
+    "avx2": ("x86_64", "avx2", 8),
+    "dotprod": ("aarch64", "dotprod", 4),
+}
+
+
+def reference_target(dot: str, quantised: bool) -> str:
+    """The target whose model on this machine's processor computes as one does whose `dot` it is: integers as integers,
+    floats as floats.
+    """
+    return "cpu:dot=none" if quantised and not dot else "cpu"
+
+
 def _resolve_cpu(options: Mapping[str, str], host: Host | None) -> CpuTarget:
     host = host or this_machine()
     arch = options.get("arch", host.cpu_arch)
@@ -138,7 +155,22 @@ def _resolve_cpu(options: Mapping[str, str], host: Host | None) -> CpuTarget:
     )
     name = f"cpu:arch={arch},mcpu={mcpu}"
     f16_loads = arch == "aarch64" or "f16c" in features
-    return CpuTarget("cpu", name, "cpu", arch, mcpu, features, lanes, registers, f16_loads)
+    # Code for this machine may use what its level has not; only the kernels that do need it where they run.
+    there = features if "mcpu" in options or arch != host.cpu_arch else host.cpu_features
+    dot = _dot(arch, lanes, there, options.get("dot"))
+    if "dot" in options:
+        name += f",dot={options['dot']}"
+    return CpuTarget("cpu", name, "cpu", arch, mcpu, features, lanes, registers, f16_loads, dot)
+
+
+def _dot(arch: str, lanes: int, there: tuple[str, ...], wanted: str | None) -> str:
+    """The best of DOTS among the features that are there, or the one that is wanted; "" for none."""
+    known = {name: feature for name, (of, feature, least) in DOTS.items() if of == arch and lanes >= least}
+    if wanted is None:
+        return next((name for name, feature in known.items() if feature in there), "")
+    if wanted not in (*known, "none"):
+        raise UsageError(f"target cpu: dot is '{wanted}', expected {', '.join([*known, 'none'])}")
+    return "" if wanted == "none" else wanted
 
 
 def _host_level(features: tuple[str, ...]) -> str:
@@ -287,6 +319,7 @@ KINDS: dict[str, Kind] = {
             {
                 "arch": "x86_64 or aarch64; default: this machine's",
                 "mcpu": "a processor or level that LLVM knows; default: this machine's level",
+                "dot": f"how quantised weights are multiplied: {', '.join(DOTS)} or none; default: the best there is",
             },
             _resolve_cpu,
         ),

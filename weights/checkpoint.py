@@ -10,9 +10,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +26,7 @@ from mossnet_tg.config import Config
 from mossnet_tg.errors import UsageError
 from mossnet_tg.strict_json import show
 from mossnet_tg.weights.names import Expected, Format, config_of, expected, format_of
+from mossnet_tg.weights.quantised import BITS, dtype_for
 from mossnet_tg.weights.safetensors_file import (
     MAX_HEADER_BYTES,
     WEIGHT_DTYPES,
@@ -33,7 +35,9 @@ from mossnet_tg.weights.safetensors_file import (
     TensorView,
     read_json,
 )
+from mossnet_tg.weights.tensors import Converted, Tensor, joined, renamed
 
+WEIGHT_TYPES = (*WEIGHT_DTYPES, *BITS)
 DEMO = Path(__file__).parent / "demo"  # the bundled demo checkpoint
 
 _CONFIG, _GENERATION, _TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
@@ -60,7 +64,7 @@ class Checkpoint:
     path: Path
     name: str
     config: Config
-    tensors: Mapping[str, TensorView]
+    tensors: Mapping[str, Tensor]
     tokenizer_json: bytes | None
     eos_ids: tuple[int, ...]
     files: tuple[SafetensorsFile, ...]
@@ -83,7 +87,7 @@ class Checkpoint:
                 if name in in_files:
                     raise CheckpointError(f"{view.origin} stands in another shard too: {in_files[name].origin}")
                 in_files[name] = view
-        tensors = _select(fmt, config, in_files, weights)
+        tensors = _select(fmt, config, joined(in_files), weights)
         tokenizer = folder / _TOKENIZER
         tokenizer_json = _read(tokenizer) if tokenizer.exists() else None
         eos_ids = _eos_ids(folder, found, tokenizer_json, config)
@@ -94,12 +98,17 @@ class Checkpoint:
     @property
     def n_params(self) -> int:
         """The number of parameters, a tied head counted once."""
-        return sum(t.n_elements for t in self.tensors.values())
+        return sum(math.prod(t.shape) for t in self.tensors.values())
 
     @property
     def weights_bytes(self) -> int:
         """The bytes of the tensors as they are stored."""
-        return sum(t.content.size for t in self.tensors.values())
+        return sum(t.n_bytes for t in self.tensors.values())
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether a matrix is in groups."""
+        return any(t.dtype in BITS for t in self.tensors.values())
 
     def fingerprint(self) -> str:
         """A cheap hash, 64 hex digits, for the key of a cache: it does not read the weights whole.
@@ -112,9 +121,11 @@ class Checkpoint:
         for f in self.files:
             _put(h, f.header, f"{f.size} {f.mtime_ns}".encode())
         for t in self.tensors.values():
-            n = t.content.size
-            for start in (0, max(0, (n - _SAMPLE_BYTES) // 2), max(0, n - _SAMPLE_BYTES)):
-                _put(h, t.content[start : start + _SAMPLE_BYTES])
+            _put(h, t.identity.encode())
+            for part in t.parts:
+                n = part.content.size
+                for start in (0, max(0, (n - _SAMPLE_BYTES) // 2), max(0, n - _SAMPLE_BYTES)):
+                    _put(h, part.content[start : start + _SAMPLE_BYTES])
         return h.hexdigest()
 
     def model_hash(self) -> bytes:
@@ -129,17 +140,24 @@ class Checkpoint:
         h = hashlib.sha256(b"mossnet-tg model 1\n")
         _put(h, _config_json(self.config))
         for name, t in sorted(self.tensors.items()):
-            _put(h, name.encode(), t.dtype.encode(), repr(t.shape).encode(), t.content)
+            _put(h, name.encode(), t.identity.encode(), repr(t.shape).encode(), *(part.content for part in t.parts))
         return h.digest()
 
     def nan_tensors(self) -> list[str]:
         """The names of the tensors that hold a NaN or an infinity. Reads all weights."""
-        found = []
+        return [name for name, t in self.tensors.items() if any(map(_has_nan, t.parts))]
+
+    def with_weights(self, dtype: str) -> Checkpoint:
+        """The same model with its matrices as `dtype`, "f32", "f16", "bf16", "q8" or "q4", converted when they are
+        looked at, each as `quantised.dtype_for` says; itself for "".
+        """
+        if not dtype:
+            return self
+        tensors: dict[str, Tensor] = {}
         for name, t in self.tensors.items():
-            integer, mask = _EXPONENTS[t.dtype]
-            if any(np.any((c.view(integer) & mask) == mask) for c in _chunks(t.content)):
-                found.append(name)
-        return found
+            wanted = dtype_for(name, t.shape, t.dtype, dtype)
+            tensors[name] = t if wanted == t.dtype else Converted(t, wanted)
+        return replace(self, tensors=MappingProxyType(tensors))
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
@@ -221,12 +239,12 @@ def _open_files(weights: Path) -> tuple[SafetensorsFile, ...]:
     return tuple(files)
 
 
-def _select(fmt: Format, config: Config, found: dict[str, TensorView], where: Path) -> dict[str, TensorView]:
+def _select(fmt: Format, config: Config, found: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
     """The tensors of SPEC.md from those in the files; one CheckpointError names all that do not fit."""
     if config.n_layer > len(found):  # before a loop over so many layers
         layers = f"several for each of the {config.n_layer} layers of {_CONFIG}"
         raise CheckpointError(f"{where}: {len(found)} tensors, expected {layers}")
-    tensors: dict[str, TensorView] = {}
+    tensors: dict[str, Tensor] = {}
     problems: list[str] = []
     missing: list[Expected] = []
     used: set[str] = set()
@@ -237,13 +255,13 @@ def _select(fmt: Format, config: Config, found: dict[str, TensorView], where: Pa
             continue
         view = found[here[0]]
         used.add(here[0])
-        if view.dtype not in WEIGHT_DTYPES:
-            problems.append(f"tensor {show(here[0])} is {view.dtype}, expected {', '.join(WEIGHT_DTYPES)}")
+        if view.dtype not in WEIGHT_TYPES:
+            problems.append(f"tensor {show(here[0])} is {view.dtype}, expected {', '.join(WEIGHT_TYPES)}")
         elif view.shape not in want.shapes:
             wanted = " or ".join(str(list(s)) for s in want.shapes)
             problems.append(f"tensor {show(here[0])} is {show(view.shape)}, expected {wanted} = {want.reason}")
         else:
-            tensors[want.name] = view.renamed(want.name, want.reshaped or view.shape)
+            tensors[want.name] = renamed(view, want.name, want.reshaped or view.shape)
     extra = [name for name in found if name not in used]
     for want in missing:
         text = f"tensor {want.spellings[0]!r} is missing, expected {list(want.shapes[0])} = {want.reason}"
@@ -262,8 +280,17 @@ def _select(fmt: Format, config: Config, found: dict[str, TensorView], where: Pa
     return tensors
 
 
-def _same_content(a: TensorView, b: TensorView) -> bool:
-    return a.dtype == b.dtype and a.n_elements == b.n_elements and bool(np.array_equal(a.content, b.content))
+def _same_content(a: Tensor, b: Tensor) -> bool:
+    return (a.dtype, math.prod(a.shape)) == (b.dtype, math.prod(b.shape)) and all(
+        np.array_equal(p.content, q.content) for p, q in zip(a.parts, b.parts, strict=True)
+    )
+
+
+def _has_nan(view: TensorView) -> bool:
+    if view.dtype not in _EXPONENTS:  # a quantised matrix's codes
+        return False
+    integer, mask = _EXPONENTS[view.dtype]
+    return any(np.any((c.view(integer) & mask) == mask) for c in _chunks(view.content))
 
 
 def _listing(head: str, problems: list[str]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mossnet_tg.model import Parameter, layer_parameters, outer_parameters
 from mossnet_tg.weights.checkpoint import Checkpoint
+from mossnet_tg.weights.tensors import Values
 
 
 def parameters(checkpoint: Checkpoint) -> Iterator[tuple[str, str, Parameter]]:
@@ -24,19 +24,15 @@ def parameters(checkpoint: Checkpoint) -> Iterator[tuple[str, str, Parameter]]:
             yield prefix, name, p
 
 
-def value(checkpoint: Checkpoint, prefix: str, p: Parameter) -> npt.NDArray[Any]:
-    """A parameter's values in the model's shape: a matrix in the checkpoint's type (bfloat16 as uint16), others
-    float32.
-    """
-    if p.value is not None:
-        return p.value
-    assert p.source is not None
-    tensor = checkpoint.tensors[prefix + p.source]
-    if p.matrix:
-        return tensor.raw
-    return p.prepare(tensor.f32()) if p.prepare else tensor.f32()
+def value(checkpoint: Checkpoint, prefix: str, p: Parameter) -> Values:
+    """A parameter's values in the model's shape: a matrix as it is stored (`tensors.Tensor.raw`), others float32."""
+    return checkpoint.tensors[prefix + p.source].raw if p.matrix and p.source else value_f32(checkpoint, prefix, p)
 
 
 def value_f32(checkpoint: Checkpoint, prefix: str, p: Parameter) -> npt.NDArray[np.float32]:
     """The same, always float32."""
-    return checkpoint.tensors[prefix + p.source].f32() if p.matrix and p.source else value(checkpoint, prefix, p)
+    if p.value is not None:
+        return p.value
+    assert p.source is not None
+    values = checkpoint.tensors[prefix + p.source].f32()
+    return p.prepare(values) if p.prepare else values

@@ -63,6 +63,21 @@ class TensorView:
         return math.prod(self.shape)
 
     @property
+    def n_bytes(self) -> int:
+        """The bytes of the elements."""
+        return self.content.size
+
+    @property
+    def parts(self) -> tuple[TensorView, ...]:
+        """As `tensors.Tensor` has it."""
+        return (self,)
+
+    @property
+    def identity(self) -> str:
+        """As `tensors.Tensor` has it."""
+        return self.dtype
+
+    @property
     def raw(self) -> NDArray[Any]:
         """The stored elements [shape], read-only and perhaps unaligned; bf16 as uint16. CheckpointError: dtype."""
         if self.dtype not in WEIGHT_DTYPES:

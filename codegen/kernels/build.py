@@ -21,6 +21,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.errors import MossnetError
+from mossnet_tg.weights.quantised import BITS
 
 Expr = Any
 Buffer = Any
@@ -32,7 +33,8 @@ _SMALL_WORK = 16384
 
 @dataclass(frozen=True)
 class Param:
-    """A kernel's buffer: a flat array of `n` elements of `dtype` (numpy's name, bfloat16, or float16_bits).
+    """A kernel's buffer: a flat array of `n` elements of `dtype` (numpy's name, bfloat16,
+    float16_bits, or the words of q8 and q4).
 
     `parts`: a weight larger than the device allows lies in several buffers of so many elements, one after the other.
     """
@@ -64,6 +66,7 @@ class Parts:
 class Generated:
     """A kernel in TensorIR: its function, its parameters and how it is launched; `work` is roughly its arithmetic for
     one call. On a CPU `grid` is (tiles, 1, 1) and `block` (1, 1, 1); on a GPU they are groups, and threads of a group.
+    `feature`: what the processor must have beyond the target's.
     """
 
     func: Any
@@ -71,6 +74,7 @@ class Generated:
     grid: Size
     work: int
     block: Size = (1, 1, 1)
+    feature: str = ""
 
     @property
     def name(self) -> str:
@@ -98,10 +102,11 @@ class Frame:
     tile: Expr = None  # of a tile_kernel
     group: tuple[Expr, Expr, Expr] = (None, None, None)  # of a group_kernel
     thread: tuple[Expr, Expr, Expr] = (None, None, None)
+    shared: Any = None  # of a tile_kernel: what was worked out before its tiles
     func: Any = field(default=None)
 
-    def generated(self, work: int) -> Generated:
-        return Generated(self.func, self.params, self.grid, work, self.block)
+    def generated(self, work: int, feature: str = "") -> Generated:
+        return Generated(self.func, self.params, self.grid, work, self.block, feature)
 
     @property
     def by_name(self) -> dict[str, Buffer]:
@@ -131,8 +136,14 @@ def _declared(p: Param) -> Buffer | Parts:
 
 
 @contextmanager
-def tile_kernel(name: str, params: Sequence[Param], n_tiles: int, group_size: int | None) -> Iterator[Frame]:
-    """Open a kernel whose body computes the tile `frame.tile`.
+def tile_kernel(
+    name: str,
+    params: Sequence[Param],
+    n_tiles: int,
+    group_size: int | None,
+    before: Callable[[list[Buffer]], Any] = lambda buffers: None,
+) -> Iterator[Frame]:
+    """Open a kernel whose body computes the tile `frame.tile`. On a CPU, `before` emits what all tiles of a call share.
 
     `group_size` None: for a CPU, `void name(T *p0, …, int32 lo, int32 hi)` runs the tiles lo <= tile < hi; else for a
     GPU, in groups of that many threads.
@@ -140,6 +151,7 @@ def tile_kernel(name: str, params: Sequence[Param], n_tiles: int, group_size: in
     if group_size is None:
         with _function(name, params, (n_tiles, 1, 1), (1, 1, 1)) as frame:
             lo, hi = (T.arg(bound, T.int32()) for bound in ("lo", "hi"))
+            frame.shared = before(frame.buffers)
             with T.serial(lo, hi) as frame.tile:
                 yield frame
         return
@@ -192,7 +204,9 @@ def itemsize(dtype: str) -> int:
 
 def storage(dtype: str) -> str:
     """The type a buffer of `dtype` is declared with: what the processor cannot widen is read as its bits."""
-    return {"bfloat16": "uint16", "float16_bits": "uint16", "bool": "uint8"}.get(dtype, dtype)
+    return {"bfloat16": "uint16", "float16_bits": "uint16", "bool": "uint8", **dict.fromkeys(BITS, "uint32")}.get(
+        dtype, dtype
+    )
 
 
 def load(buffer: Buffer | Parts, index: Expr, dtype: str, base: Expr = None) -> Expr:

@@ -9,25 +9,18 @@ slot lists that RouterTopk sorts, so each expert's panel is read once per chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, div, load, local, tile_kernel, vector, when
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, div, local, tile_kernel, vector, when
+from mossnet_tg.codegen.kernels.integer import Activations, Dot, IntegerTile, dot_of
+from mossnet_tg.codegen.kernels.panel import Panel
 from mossnet_tg.codegen.layout import Matrix, Panels
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import ExpertMatmul
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One panel of one matrix: elements [k][width] from `base` in `buffer`."""
-
-    buffer: Buffer
-    base: Expr
-    dtype: str
+from mossnet_tg.weights.quantised import GROUP
 
 
 class Tile:
@@ -41,19 +34,59 @@ class Tile:
         self, s: CpuSchedule, n_k: int, rows: Sequence[Callable[[Expr], Expr]], panels: Sequence[Panel]
     ) -> None:
         self.schedule, self.n_rows = s, len(rows)
+        grouped = any(panel.quantised for panel in panels)
         # One row alone would wait for its own additions; several rows hide that by themselves.
-        self.n_parts = min(s.unroll_k, n_k) if self.n_rows == 1 else 1
+        self.n_parts = min(s.unroll_k, n_k) if self.n_rows == 1 and not grouped else 1
         accs = [local(self.n_parts * self.n_rows * s.width) for _ in panels]
         for acc in accs:
             with T.unroll(self.n_parts * self.n_rows * s.vectors) as i, vector(s.lanes) as v:
                 T.buffer_store(acc, T.float32(0), [i * s.lanes + v])
+        if grouped:
+            self._by_groups(n_k, accs, rows, panels)
+        else:
+            self._by_elements(n_k, accs, rows, panels)
+        self.sums = [self._laid_down(acc) for acc in accs]
+
+    def _by_elements(
+        self, n_k: int, accs: list[Buffer], rows: Sequence[Callable[[Expr], Expr]], panels: Sequence[Panel]
+    ) -> None:
         whole = n_k // self.n_parts * self.n_parts
         with T.serial(whole // self.n_parts) as k:
             for part in range(self.n_parts):
                 self._step(accs, rows, panels, k * self.n_parts + part, part)
         for k in range(whole, n_k):
             self._step(accs, rows, panels, k, 0)
-        self.sums = [self._laid_down(acc) for acc in accs]
+
+    def _by_groups(
+        self, n_k: int, accs: list[Buffer], rows: Sequence[Callable[[Expr], Expr]], panels: Sequence[Panel]
+    ) -> None:
+        """Where a matrix is quantised; another beside it may not be."""
+        s = self.schedule
+        scales, weights = [local(s.width) for _ in panels], local(4 * s.lanes)
+        with T.serial(n_k // GROUP) as group:
+            for panel, scale in zip(panels, scales, strict=True):
+                for j in range(s.vectors if panel.quantised else 0):
+                    with vector(s.lanes) as v:
+                        T.buffer_store(scale, panel.scale(group, j * s.lanes + v, s.native_half), [j * s.lanes + v])
+            with T.serial(GROUP // 4) as quad:
+                for acc, panel, scale in zip(accs, panels, scales, strict=True):
+                    for j in range(s.vectors):
+                        with vector(s.lanes) as v:
+                            lane = j * s.lanes + v
+                            k = group * GROUP + quad * 4
+                            four = (
+                                [code * scale[lane] for code in panel.four(group, quad, lane)]
+                                if panel.quantised
+                                else [panel.weight(k + b, lane) for b in range(4)]
+                            )
+                            for b, weight in enumerate(four):
+                                T.buffer_store(weights, weight, [b * s.lanes + v])
+                        for b in range(4):
+                            for r, row in enumerate(rows):
+                                with vector(s.lanes) as v:
+                                    at = r * s.width + j * s.lanes + v
+                                    product = row(group * GROUP + quad * 4 + b) * weights[b * s.lanes + v]
+                                    T.buffer_store(acc, acc[at] + product, [at])
 
     def _step(
         self, accs: list[Buffer], rows: Sequence[Callable[[Expr], Expr]], panels: Sequence[Panel], k: Expr, part: int
@@ -64,7 +97,7 @@ class Tile:
                 for j in range(s.vectors):
                     with vector(s.lanes) as v:
                         at = (part * self.n_rows + r) * s.width + j * s.lanes + v
-                        weight = load(panel.buffer, panel.base + k * s.width + j * s.lanes + v, panel.dtype, panel.base)
+                        weight = panel.weight(k, j * s.lanes + v)
                         T.buffer_store(acc, acc[at] + row(k) * weight, [at])
 
     def _laid_down(self, acc: Buffer) -> Buffer:
@@ -122,13 +155,15 @@ def linear(
     are the positions of W and of the params buffer (None for one token, which is always valid) among `params`.
     """
     n_rows = s.rows_of(n_tokens)
-    with tile_kernel(name, params, n_panels(s, n_out), s.group_size) as k:
+    dot = dot_of(s, [params[weight].dtype], n_in) if n_tokens == 1 else None
+    codes = partial(_codes, dot, 1, n_in, lambda b, _, i: row(b, T.int32(0), i))
+    with tile_kernel(name, params, n_panels(s, n_out), s.group_size, codes) as k:
         panel = k.tile
-        w = Panel(k.buffers[weight], panel * (n_in * s.width), params[weight].dtype)
+        w = Panel.of(k.buffers[weight], panel, params[weight].dtype, n_in, s.panels)
 
         def block(first: Expr) -> None:
             rows = [partial(row, k.buffers, first + r) for r in range(n_rows)]
-            tile = Tile(s, n_in, rows, [w])
+            tile = IntegerTile(s, dot, k.shared, 0, [w]) if dot else Tile(s, n_in, rows, [w])
             with T.serial(n_rows) as r:
                 store_row(s, n_out, panel, lambda j, v, n: store(k.buffers, first + r, n, tile.sum(0, r, j, v)))
 
@@ -138,7 +173,14 @@ def linear(
             assert tokens is not None
             with T.serial(blocks(k.buffers[tokens][0], n_rows)) as b:
                 block(b * n_rows)
-    return k.generated(n_tokens * n_in * n_out)
+    return k.generated(n_tokens * n_in * n_out, dot.feature if dot else "")
+
+
+def _codes(
+    dot: Dot | None, n_rows: int, n_in: int, row: Callable[[list[Buffer], Expr, Expr], Expr], buffers: list[Buffer]
+) -> Activations | None:
+    """What a kernel that computes in integers works out before its tiles."""
+    return Activations(n_rows, n_in, lambda r, k: row(buffers, r, k)) if dot else None
 
 
 def blocks(n: Expr, size: int) -> Expr:
@@ -176,8 +218,12 @@ def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSche
     params = expert_params(op, dtypes, s.panels)
     # With one token each slot's panel is a tile of its own, unless the slots are added up.
     spread = op.n_tokens == 1 and op.epilogue != "combine"
-    with tile_kernel(name, params, panels * (op.top_k if spread else 1), s.group_size) as k:
+    n_rows, x = op.top_k if op.per_slot else 1, [p.name for p in params].index("x")
+    dot = dot_of(s, dtypes, n_rows * op.n_in) if op.n_tokens == 1 else None
+    codes = partial(_codes, dot, n_rows, op.n_in, lambda b, r, k: b[x][r * op.x_stride + k])
+    with tile_kernel(name, params, panels * (op.top_k if spread else 1), s.group_size, codes) as k:
         body = ExpertBody(op, s, k.by_name, dtypes, k.tile % panels if spread else k.tile)
+        body.codes = (dot, k.shared) if dot else None
         if spread:
             body.one_token(k.tile // panels)
         elif op.n_tokens == 1:
@@ -186,7 +232,15 @@ def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSche
             body.grouped()
         else:
             body.dense()
-    return k.generated(op.n_tokens * op.top_k * op.n_in * op.n_out)
+    return k.generated(op.n_tokens * op.top_k * op.n_in * op.n_out, dot.feature if dot else "")
+
+
+def expert_panels(
+    op: ExpertMatmul, buffers: dict[str, Buffer], number: Expr, dtypes: Sequence[str], panels: Panels
+) -> list[Panel]:
+    """Panel `number` of each of the op's matrices."""
+    names = ("weight", "weight3")[: len(dtypes)]
+    return [Panel.of(buffers[name], number, dtype, op.n_in, panels) for name, dtype in zip(names, dtypes, strict=True)]
 
 
 class ExpertBody:
@@ -205,11 +259,12 @@ class ExpertBody:
     ) -> None:
         self.op, self.s, self.buffers, self.dtypes, self.panel = op, s, buffers, dtypes, panel
         self.place = place or (lambda slot, n: slot * op.n_out + n)
+        self.codes: tuple[Dot, Activations] | None = None
 
     def one_token(self, slot: Expr) -> None:
         """Decode: the panel of one slot."""
         expert = self._expert(slot)
-        tile = Tile(self.s, self.op.n_in, [self._row(slot)], self._panels(expert))
+        tile = self._one_row(slot, expert)
         self._store(tile, 0, slot, expert)
 
     def one_token_combined(self) -> None:
@@ -219,7 +274,7 @@ class ExpertBody:
         with T.unroll(s.vectors) as j, vector(s.lanes) as v:
             T.buffer_store(total, T.float32(0), [j * s.lanes + v])
         with T.serial(self.op.top_k) as slot:
-            tile = Tile(self.s, self.op.n_in, [self._row(slot)], self._panels(self._expert(slot)))
+            tile = self._one_row(slot, self._expert(slot))
             gate = self.buffers["gates"][slot] if self.op.routed else T.float32(1)
             for j in range(s.vectors):
                 with vector(s.lanes) as v:
@@ -258,6 +313,12 @@ class ExpertBody:
             with T.serial(T.min(n_rows, last + 1 - first)) as r:
                 self._store(tile, r, groups[op.n_experts + 1 + first + r], expert)
 
+    def _one_row(self, slot: Expr, expert: Expr) -> Tile | IntegerTile:
+        if self.codes is None:
+            return Tile(self.s, self.op.n_in, [self._row(slot)], self._panels(expert))
+        dot, activations = self.codes
+        return IntegerTile(self.s, dot, activations, slot if self.op.per_slot else 0, self._panels(expert))
+
     def _expert(self, slot: Expr) -> Expr:
         return self.buffers["idx"][slot] if self.op.routed else slot
 
@@ -266,11 +327,10 @@ class ExpertBody:
         return lambda k: self.buffers["x"][base + k]
 
     def _panels(self, expert: Expr) -> list[Panel]:
-        base = (expert * n_panels(self.s, self.op.n_out) + self.panel) * (self.op.n_in * self.s.width)
-        names = ("weight", "weight3") if self.op.epilogue == "swiglu" else ("weight",)
-        return [Panel(self.buffers[name], base, dtype) for name, dtype in zip(names, self.dtypes, strict=True)]
+        number = expert * n_panels(self.s, self.op.n_out) + self.panel
+        return expert_panels(self.op, self.buffers, number, self.dtypes, self.s.panels)
 
-    def _store(self, tile: Tile, r: Expr, slot: Expr, expert: Expr) -> None:
+    def _store(self, tile: Tile | IntegerTile, r: Expr, slot: Expr, expert: Expr) -> None:
         """The epilogue of row r, which belongs to `slot`."""
         op, out = self.op, self.buffers["out"]
 

@@ -12,8 +12,9 @@ from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
 from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, local, tile_kernel
-from mossnet_tg.codegen.kernels.matmul import Panel, Tile, n_panels, store_row
+from mossnet_tg.codegen.kernels.matmul import Tile, n_panels, store_row
 from mossnet_tg.codegen.kernels.norm import normed
+from mossnet_tg.codegen.kernels.panel import Panel
 from mossnet_tg.codegen.layout import Matrix, Panels
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import NormRouter, RouterTopk
@@ -47,7 +48,7 @@ def norm_router(name: str, op: NormRouter, dtypes: Sequence[str], s: CpuSchedule
         out, gates, idx, logits, x, norm, weight = k.buffers
         normed(out, x, norm, 0, D, op.eps, s.lanes)
         with T.serial(n_panels(s, E)) as panel:
-            at = Panel(weight, panel * (D * s.width), dtypes[0])
+            at = Panel.of(weight, panel, dtypes[0], D, s.panels)
             tile = Tile(s, D, [lambda i: out[i]], [at])
             store_row(s, E, panel, lambda j, v, e: T.buffer_store(logits, tile.sum(0, 0, j, v), [e]))
         choose(op, gates, idx, logits, 0)

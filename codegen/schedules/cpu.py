@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from mossnet_tg.codegen.layout import Panels
+from mossnet_tg.codegen.layout import STORAGE, Panels
 from mossnet_tg.codegen.tuning import Task, Tuning
 from mossnet_tg.targets.table import CpuTarget
 
@@ -38,6 +38,7 @@ class CpuSchedule:
     scan_grouped: int = 1
     decay: int = 0
     scan_unroll: int = 32
+    dot: str = ""  # how products of one token with quantised matrices are computed (`kernels.integer.DOTS`); "": floats
     most_bytes: int = 1 << 62  # in a buffer
     group_size: int | None = None  # not None: the tiles are work-items of a GPU interface, in groups of so many
     tuning: Tuning = field(default_factory=Tuning)
@@ -50,15 +51,14 @@ class CpuSchedule:
         sums, 3 weights and 1 factor.
         """
         rows, vectors = (8, 2) if target.registers >= 32 else (4, 3)
-        storage = {"f32": "float32", "f16": "float16" if target.f16_loads else "float16_bits", "bf16": "bfloat16"}
-        return cls(target.lanes, vectors * target.lanes, rows, 2, storage)
+        storage = {**STORAGE, "f16": "float16" if target.f16_loads else "float16_bits"}
+        return cls(target.lanes, vectors * target.lanes, rows, 2, storage, dot=target.dot)
 
     @classmethod
     def of_items(cls, lanes: int, most_bytes: int) -> CpuSchedule:
         """For a processor behind a GPU interface: each tile is a work-item, of vectors of `lanes`."""
         rows, vectors = (8, 2) if lanes >= 16 else (4, 3)
-        storage = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
-        return cls(lanes, vectors * lanes, rows, 2, storage, most_bytes=most_bytes, group_size=1)
+        return cls(lanes, vectors * lanes, rows, 2, STORAGE, most_bytes=most_bytes, group_size=1)
 
     flat = False  # a row of a loop nest is one thread's
     token_block: int | None = None  # a convolution goes through all tokens at once
@@ -71,6 +71,11 @@ class CpuSchedule:
     def sharing(self, width: int, most_bytes: int) -> CpuSchedule:
         """With panels that kernels of other targets read too; a tile keeps its registers."""
         return replace(self, width=width, most_bytes=most_bytes, rows=max(1, self.rows * self.width // width))
+
+    @property
+    def native_half(self) -> bool:
+        """Whether the processor widens float16 by itself."""
+        return self.group_size is None and self.storage["f16"] == "float16"
 
     @property
     def vectors(self) -> int:

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from mossnet_tg.codegen.layout import Panels
+from mossnet_tg.codegen.layout import STORAGE, Panels
 from mossnet_tg.codegen.tuning import Task, Tuning
-
-_STORAGE = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class GpuSchedule:
     scan_states: int = 1
     half: bool = False
     plain: tuple[str, ...] = ()
-    storage: Mapping[str, str] = field(default_factory=lambda: dict(_STORAGE))
+    storage: Mapping[str, str] = field(default_factory=lambda: dict(STORAGE))
     tuning: Tuning = field(default_factory=Tuning)
 
     lanes = 1  # a thread's channels where it needs no others': neighbours' loads are joined by the device

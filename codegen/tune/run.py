@@ -30,7 +30,7 @@ from mossnet_tg.codegen.tune.tuner import Pick, Trial, Tuner, subjects
 from mossnet_tg.codegen.tune.twin import Twin
 from mossnet_tg.codegen.tune.wish import Wish, wanted
 from mossnet_tg.codegen.tuning import matrix_key
-from mossnet_tg.targets.table import Target, parse_target
+from mossnet_tg.targets.table import CpuTarget, Target, parse_target, reference_target
 from mossnet_tg.weights.checkpoint import Checkpoint
 
 # Of the time that is given, for the last runs beside the defaults.
@@ -115,7 +115,8 @@ def tune(
     Raises MossnetError, DeviceError when the device does not run the defaults.
     """
     started = time.monotonic()
-    host = parse_target("cpu")
+    dot = target.dot if isinstance(target, CpuTarget) else ""
+    host = parse_target(reference_target(dot, checkpoint.is_quantised))
     with tempfile.TemporaryDirectory(prefix="mossnet-tune-") as name:
         folder = Path(name)
         twin_file = cached(checkpoint, host, options, progress)

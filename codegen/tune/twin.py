@@ -19,6 +19,8 @@ from mossnet_tg.codegen.tune.bench import Array
 from mossnet_tg.engine import CompiledModel
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import value
+from mossnet_tg.weights.quantised import Groups
+from mossnet_tg.weights.tensors import Values
 
 _NUMPY: dict[DType, Any] = {DType.F32: np.float32, DType.I32: np.int32}
 
@@ -37,7 +39,7 @@ class Twin:
     def __init__(self, checkpoint: Checkpoint, plan: Plan, path: Path) -> None:
         self.checkpoint, self.plan = checkpoint, plan
         self.weights = {w.name: w for w in plan.weights}
-        self._values: dict[str, Array] = {}
+        self._values: dict[str, Values] = {}
         self.model = CompiledModel(path, allow_native=True)
 
     def close(self) -> None:
@@ -81,4 +83,7 @@ class Twin:
         w = self.weights[name]
         if name not in self._values:
             self._values[name] = value(self.checkpoint, w.prefix, w.parameter)
-        return panels.pack(self._values[name]) if w.matrix else self._values[name]
+        values = self._values[name]
+        if w.matrix or isinstance(values, Groups):
+            return panels.pack(values, w.dtype)
+        return values

@@ -252,7 +252,7 @@ static mossnet_status read_buffers(reader *r) {
         mn_buffer b = {u32(at), u32(at + 4), u32(at + 8), u64(at + 16), u64(at + 24)};
         if (!zero(at + 12, 4)) return REFUSE(r, "BUFFER %u: reserved bytes are set", i);
         if (b.region >= MN_REGIONS) return REFUSE(r, "BUFFER %u: region %u, expected 0 to 3", i, b.region);
-        if (b.dtype >= MN_DTYPES) return REFUSE(r, "BUFFER %u: dtype %u, expected 0 to 6", i, b.dtype);
+        if (b.dtype >= MN_DTYPES) return REFUSE(r, "BUFFER %u: dtype %u, expected 0 to 8", i, b.dtype);
         if (!string_exists(r, b.name)) return REFUSE(r, "BUFFER %u: its name lies beyond the strings", i);
         if (b.offset % BUFFER_ALIGN)
             return REFUSE(r, "BUFFER %u: offset %llu, expected a multiple of %d", i, LLU(b.offset), BUFFER_ALIGN);

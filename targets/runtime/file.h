@@ -7,7 +7,7 @@
 #include "text_program.h"
 
 enum { MN_WEIGHTS, MN_STATE, MN_ARENA, MN_IO, MN_REGIONS };
-enum { MN_F32, MN_F16, MN_BF16, MN_I32, MN_I8, MN_U8, MN_BOOL, MN_DTYPES };
+enum { MN_F32, MN_F16, MN_BF16, MN_I32, MN_I8, MN_U8, MN_BOOL, MN_Q8, MN_Q4, MN_DTYPES };
 enum { MN_ACCESS_READ = 1, MN_ACCESS_WRITTEN = 2 };
 enum { MN_STEP_SMALL = 1 };
 enum { MN_MAX_PARAMS = 24, MN_MAX_VARIANTS = 6 };

@@ -142,3 +142,18 @@ def save_with_shared_rates(folder: Path) -> MossNet:
     tensors["layers.1.ssm.A_log"] = tensors["layers.1.ssm.A_log"][:1].contiguous()
     save_file(tensors, folder / "model.safetensors")
     return model
+
+
+def quantisable() -> MossNet:
+    """A model with every kind of matrix in whole groups of 32; none is a whole number of panels wide."""
+    torch.manual_seed(0)
+    experts = {"n_experts": 4, "top_k": 2}
+    sizes = {"d_model": 96, "n_layer": 2, "vocab_size": VOCAB, "tie_embeddings": False}
+    swa = {"layers": [1], "window": 5, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8}
+    mixtures = {"ssm": {**experts, "d_state": 4}, "mlp": {"d_ff": 64, **experts}, "swa": swa}
+    model = MossNet(Config.from_dict({"model_type": "mossnet", **sizes, **mixtures}))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() > 1 and "A_log" not in name and "conv" not in name:
+                p.copy_(torch.randn_like(p) * (1.5 / p.shape[-1] ** 0.5))
+    return model

@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from mossnet_tg.codegen import moss_file
+from mossnet_tg.codegen.compile import compile_checkpoint
 from mossnet_tg.codegen.link import link
-from tests.codegen.random_models import N_SCORED, compile_only, reference, tokens, worst
+from mossnet_tg.codegen.options import CompileOptions
+from mossnet_tg.engine import CompiledModel
+from mossnet_tg.targets.table import parse_target
+from mossnet_tg.weights.checkpoint import Checkpoint
+from tests.codegen.random_models import CHUNK, N_SCORED, compile_only, quantisable, reference, tokens, worst
 from tests.cross.programs import GCC, SCORE, built, emulator
 
 _CC, _QEMU = GCC, "qemu-aarch64-static"
@@ -34,6 +40,27 @@ def test_logits_on_arm64(mode, dtype, tmp_path):
     assert run.returncode == 0, run.stderr
     found = np.array([line.split() for line in run.stdout.splitlines()], np.float64)
     assert worst(found, expected) < 2e-4
+
+
+@pytest.mark.parametrize("weights", ["q8", "q4"])
+def test_integers_on_arm64(weights, tmp_path):
+    """Prompts in floats; the last three tokens in integers, which are the same on every processor."""
+    quantisable().save(tmp_path)
+    ids, options = tokens(N_SCORED), CompileOptions(CHUNK, weights=weights)
+    paths = {}
+    for target in ("cpu:arch=aarch64,dot=dotprod", "cpu:dot=avx2"):
+        paths[target] = tmp_path / f"{len(paths)}.moss"
+        compile_checkpoint(Checkpoint.open(tmp_path), parse_target(target), paths[target], options, lambda _: None)
+    there, here = paths.values()
+    assert "dotprod" in moss_file.read(there).meta["features"]
+    command = [*emulator("linux-arm64"), built("linux-arm64", "gcc", SCORE), there, *map(str, ids)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    found = np.array([line.split() for line in run.stdout.splitlines()], np.float64)
+    with CompiledModel(here, allow_native=True) as model, model.session() as session:
+        scored = session.score(ids)
+        decoded = [session.decode(int(token)) for token in ids[:3]]
+    assert worst(found, np.concatenate([scored, decoded])) < 2e-4
 
 
 def test_constants_of_every_width_are_found(tmp_path):

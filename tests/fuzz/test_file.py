@@ -136,7 +136,7 @@ FIELDS = [
     (3, 0, 63, 1, 1, "MODEL: reserved"),
     (4, 1, 0, 4, 4, "BUFFER 1: region 4, expected 0 to 3"),
     (4, 1, 4, 4, 1 << 20, "BUFFER 1: its name lies beyond"),
-    (4, 1, 8, 4, 7, "BUFFER 1: dtype 7, expected 0 to 6"),
+    (4, 1, 8, 4, 9, "BUFFER 1: dtype 9, expected 0 to 8"),
     (4, 1, 12, 4, 1, "BUFFER 1: reserved"),
     (4, 1, 16, 8, 128, "BUFFER 1: offset 128, expected a multiple of 256"),
     (4, 1, 16, 8, (1 << 64) - 256, "BUFFER 1: 12 bytes at 18446744073709551360 do not fit into region 0"),

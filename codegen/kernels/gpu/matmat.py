@@ -19,17 +19,19 @@ from mossnet_tg.codegen.kernels.build import (
     Param,
     div,
     group_kernel,
-    load,
     load_half,
     local,
+    mod,
     tile_kernel,
     vector,
     when,
 )
 from mossnet_tg.codegen.kernels.gpu.matvec import Row, epilogue, n_panels, store_columns
-from mossnet_tg.codegen.kernels.matmul import Panel, expert_params
+from mossnet_tg.codegen.kernels.matmul import expert_panels, expert_params
+from mossnet_tg.codegen.kernels.panel import Panel
 from mossnet_tg.codegen.schedules.gpu import GpuSchedule
 from mossnet_tg.ops import ExpertMatmul
+from mossnet_tg.weights.quantised import GROUP
 
 
 class Block:
@@ -59,9 +61,11 @@ class Block:
                 xs.append(local(each))
                 with vector(each) as v:
                     T.buffer_store(xs[-1], row(i * each + v), [v])
-            for j in range(each):
-                for panel, accs in zip(self.panels, self.accs, strict=True):
-                    self._one(panel, accs, i * each + j, [x[j] for x in xs])
+            for panel, accs in zip(self.panels, self.accs, strict=True):
+                for j, of_k in enumerate(self._weights(panel, i * each, each)):
+                    for acc, x in zip(accs, xs, strict=True):
+                        with vector(self.s.vector) as v:
+                            T.buffer_store(acc, acc[v] + x[j] * of_k[v], [v])
 
     def _add_half(self, n_in: int) -> None:
         s = self.s
@@ -84,14 +88,20 @@ class Block:
                             four = four + x[j] * weights[j][v]
                         T.buffer_store(acc, acc[v] + T.cast(four, "float32"), [v])
 
-    def _one(self, panel: Panel, accs: Sequence[Buffer], k: Expr, xs: Sequence[Expr]) -> None:
-        s, weights = self.s, local(self.s.vector)
-        with vector(s.vector) as v:
-            at = panel.base + k * s.width + self.column * s.vector + v
-            T.buffer_store(weights, load(panel.buffer, at, panel.dtype, panel.base), [v])
-        for acc, x in zip(accs, xs, strict=True):
-            with vector(s.vector) as v:
-                T.buffer_store(acc, acc[v] + x * weights[v], [v])
+    def _weights(self, panel: Panel, k: Expr, n: int) -> list[Buffer]:
+        """This thread's outputs at k and the n - 1 behind it."""
+        found = [local(self.s.vector) for _ in range(n)]
+        group, quad = T.bind(div(k, GROUP)), T.bind(div(mod(k, GROUP), 4))
+        with vector(self.s.vector) as v:
+            lane = self.column * self.s.vector + v
+            if panel.quantised:
+                scale = T.bind(panel.scale(group, lane))
+                values = [code * scale for code in panel.four(group, quad, lane)]
+            else:
+                values = [panel.weight(k + j, lane) for j in range(n)]
+            for of_k, value in zip(found, values, strict=True):
+                T.buffer_store(of_k, value, [v])
+        return found
 
 
 def _tokens(s: GpuSchedule, n_tokens: int) -> tuple[int, int, int]:
@@ -120,7 +130,7 @@ def matmat(
         first, valid = T.bind((k.group[1] * threads + k.thread[1]) * n_rows), k.buffers[tokens][0]
 
         def block() -> None:
-            at = Panel(k.buffers[weight], T.bind(panel * (n_in * s.width)), params[weight].dtype)
+            at = Panel.of(k.buffers[weight], panel, params[weight].dtype, n_in, s.panels)
             rows: list[Row] = [partial(row, k.buffers, T.bind(T.min(first + r, n_tokens - 1))) for r in range(n_rows)]
             tile = Block(s, n_in, rows, [at], column)
             tile.add(n_in, n_out)
@@ -164,9 +174,7 @@ def _experts(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: GpuSchedule,
             return b["groups"][op.n_experts + 1 + begin + i] if op.routed else i * op.top_k + expert
 
         def block() -> None:
-            base = T.bind((expert * panels + panel) * (op.n_in * s.width))
-            names = ("weight", "weight3")[: len(dtypes)]
-            at = [Panel(b[name], base, dtype) for name, dtype in zip(names, dtypes, strict=True)]
+            at = expert_panels(op, b, expert * panels + panel, dtypes, s.panels)
             # Rows behind the expert's last slot repeat it; only the real ones are stored.
             slots = [T.bind(slot_of(T.min(first + r, count - 1))) for r in range(n_rows)]
             bases = [T.bind((slot if op.per_slot else div(slot, op.top_k)) * op.x_stride) for slot in slots]

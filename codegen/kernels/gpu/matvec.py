@@ -11,11 +11,24 @@ from collections.abc import Callable, Sequence
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, group_kernel, load, local, vector, when
+from mossnet_tg.codegen.kernels.build import (
+    Buffer,
+    Expr,
+    Generated,
+    Param,
+    div,
+    group_kernel,
+    local,
+    mod,
+    vector,
+    when,
+)
 from mossnet_tg.codegen.kernels.gpu.sums import sum_splits
-from mossnet_tg.codegen.kernels.matmul import Panel, expert_params
+from mossnet_tg.codegen.kernels.matmul import expert_panels, expert_params
+from mossnet_tg.codegen.kernels.panel import Panel
 from mossnet_tg.codegen.schedules.gpu import GpuSchedule
 from mossnet_tg.ops import ExpertMatmul
+from mossnet_tg.weights.quantised import GROUP
 
 Row = Callable[[Expr], Expr]
 
@@ -50,14 +63,30 @@ class Columns:
         x = local(_K)
         with vector(_K) as v:
             T.buffer_store(x, row(k + v), [v])
-        for j in range(_K):
-            self._one(k + j, x[j], panels)
+        for acc, panel in zip(self.accs, panels, strict=True):
+            if panel.quantised:
+                self._quad(k, x, acc, panel)
+                continue
+            for j in range(_K):
+                self._add_one(k + j, x[j], acc, panel)
 
     def _one(self, k: Expr, x: Expr, panels: Sequence[Panel]) -> None:
         for acc, panel in zip(self.accs, panels, strict=True):
-            with vector(self.s.vector) as v:
-                at = panel.base + k * self.s.width + self.column * self.s.vector + v
-                T.buffer_store(acc, acc[v] + x * load(panel.buffer, at, panel.dtype, panel.base), [v])
+            self._add_one(k, x, acc, panel)
+
+    def _add_one(self, k: Expr, x: Expr, acc: Buffer, panel: Panel) -> None:
+        with vector(self.s.vector) as v:
+            T.buffer_store(acc, acc[v] + x * panel.weight(k, self.column * self.s.vector + v), [v])
+
+    def _quad(self, k: Expr, x: Buffer, acc: Buffer, panel: Panel) -> None:
+        group, quad = T.bind(div(k, GROUP)), T.bind(div(mod(k, GROUP), _K))
+        with vector(self.s.vector) as v:
+            lane = self.column * self.s.vector + v
+            first, *others = panel.four(group, quad, lane)
+            total = x[0] * first
+            for j, code in enumerate(others):
+                total = total + x[j + 1] * code
+            T.buffer_store(acc, acc[v] + total * panel.scale(group, lane), [v])
 
     def finish(self, n_out: int, panel: Expr, store: Callable[[Expr, Expr], None]) -> None:
         """Sum over the group, then store(v, n) for each output n = n(panel, column, v) that exists."""
@@ -100,7 +129,7 @@ def matvec(
     with group_kernel(name, params, (n_panels(s, n_out), 1, 1), (s.columns, s.splits, 1)) as k:
         panel, (column, split, _) = k.group[0], k.thread
         columns = Columns(s, 1, column, split)
-        at = Panel(k.buffers[weight], T.bind(panel * (n_in * s.width)), params[weight].dtype)
+        at = Panel.of(k.buffers[weight], panel, params[weight].dtype, n_in, s.panels)
         columns.add(n_in, lambda i: row(k.buffers, T.int32(0), i), [at])
         columns.finish(n_out, panel, lambda v, n: store(k.buffers, T.int32(0), n, columns.accs[0][v]))
     return k.generated(n_in * n_out)
@@ -117,9 +146,7 @@ def expert_matvec(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: GpuSche
 
         def add(slot: Expr, gate: Expr | None) -> Expr:
             expert = T.bind(b["idx"][slot]) if op.routed else slot
-            base = T.bind((expert * panels + panel) * (op.n_in * s.width))
-            names = ("weight", "weight3")[: len(dtypes)]
-            at = [Panel(b[name], base, dtype) for name, dtype in zip(names, dtypes, strict=True)]
+            at = expert_panels(op, b, expert * panels + panel, dtypes, s.panels)
             x = (slot if op.per_slot else 0) * op.x_stride
             columns.add(op.n_in, lambda i: b["x"][x + i] if gate is None else gate * b["x"][x + i], at)
             return expert

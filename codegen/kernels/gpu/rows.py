@@ -9,8 +9,8 @@ from tvm.script.ir_builder import tirx as T
 from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, barrier, group_kernel, local, shared, when
 from mossnet_tg.codegen.kernels.gpu.matvec import Columns, n_panels
 from mossnet_tg.codegen.kernels.gpu.sums import sum_splits
-from mossnet_tg.codegen.kernels.matmul import Panel
 from mossnet_tg.codegen.kernels.norm import norm_params
+from mossnet_tg.codegen.kernels.panel import Panel
 from mossnet_tg.codegen.kernels.router import choose, norm_router_params
 from mossnet_tg.codegen.schedules.gpu import GpuSchedule
 from mossnet_tg.ops import NormRouter, RmsNorm
@@ -64,7 +64,7 @@ def norm_router(name: str, op: NormRouter, dtypes: Sequence[str], s: GpuSchedule
         for panel in range(n_panels(s, E)):
             barrier()
             columns = Columns(s, 1, column, split)
-            columns.add(D, lambda i: out[i], [Panel(weight, panel * (D * s.width), dtypes[0])])
+            columns.add(D, lambda i: out[i], [Panel.of(weight, panel, dtypes[0], D, s.panels)])
 
             def store(v: Expr, e: Expr, columns: Columns = columns) -> None:
                 T.buffer_store(logits, columns.accs[0][v], [e])

@@ -1,0 +1,48 @@
+"""One panel of a matrix, as kernels read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.script.ir_builder import tirx as T
+
+from mossnet_tg.codegen.kernels import groups
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, load
+from mossnet_tg.codegen.layout import Panels
+from mossnet_tg.weights.quantised import BITS
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel from `base` in `buffer`: elements [n_k][width], or the words of a quantised one."""
+
+    buffer: Buffer
+    base: Expr
+    dtype: str
+    n_k: int
+    width: int
+
+    @classmethod
+    def of(cls, buffer: Buffer, number: Expr, dtype: str, n_k: int, panels: Panels) -> Panel:
+        """Panel `number` of a matrix."""
+        return cls(buffer, T.bind(number * panels.elements(n_k, dtype)), dtype, n_k, panels.width)
+
+    @property
+    def quantised(self) -> bool:
+        return self.dtype in BITS
+
+    def weight(self, k: Expr, lane: Expr) -> Expr:
+        """Element (k, lane) of one that is not quantised."""
+        return load(self.buffer, self.base + k * self.width + lane, self.dtype, self.base)
+
+    def scale(self, group: Expr, lane: Expr, native: bool = False) -> Expr:
+        """Of a quantised one: what the codes of a group are multiplied with; `native`: by the processor's float16."""
+        return groups.scale(self.buffer, self.base, group, lane, self.width, native)
+
+    def words(self, group: Expr, word: Expr, lane: Expr) -> Expr:
+        """Of a quantised one: a word of a group's codes."""
+        return groups.row(self.buffer, self.base, group, word, lane, self.dtype, self.n_k, self.width)
+
+    def four(self, group: Expr, quad: Expr, lane: Expr) -> list[Expr]:
+        """Of a quantised one: the codes of four neighbours along k, less the offset, float32."""
+        return groups.four(self.buffer, self.base, group, quad, lane, self.dtype, self.n_k, self.width)
