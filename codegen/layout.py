@@ -42,7 +42,8 @@ class Panels:
         """The elements of a panel, or its words."""
         return groups.words(dtype, n_k, self.width) if dtype in BITS else n_k * self.width
 
-    def pack(self, array: Values, dtype: str) -> npt.NDArray[Any]:
+    def pack(self, array: Values, dtype: str = "") -> npt.NDArray[Any]:
+        """As it lies; `dtype` is that of groups."""
         if isinstance(array, Groups):
             return groups.pack(array, dtype, self.width)
         *outer, n, k = array.shape
