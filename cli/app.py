@@ -34,6 +34,7 @@ VERBS = {
     "targets": "targets",
     "devices": "device_list",
     "bench": "bench",
+    "perplexity": "perplexity",
     "doctor": "doctor",
     "tune": "tune",
     "farm": "farm",
@@ -148,6 +149,7 @@ def app(ctx: click.Context) -> None:
       mossnet-tg generate -m ./my-model -f prompt.txt   ... with a checkpoint, compiled at first use
       mossnet-tg compile ./my-model --out build/        make build/model.moss, for here or a phone
       mossnet-tg bench -p 128 -n 64 -t 1,2              measure it
+      mossnet-tg perplexity ./my-model -f text.txt      how well it predicts a text
       mossnet-tg generate --target vulkan "Once upon"   on a GPU; mossnet-tg targets shows what there is
       mossnet-tg doctor --target vulkan                 check every kernel on it
       mossnet-tg generate --device adb: "Once upon"     on the phone that is plugged in; or ssh:HOST

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +11,8 @@ import click
 from mossnet_tg.cli import options
 from mossnet_tg.cli.console import Console, is_terminal_out
 from mossnet_tg.cli.facts import human
-from mossnet_tg.errors import MossnetError, UsageError
+from mossnet_tg.cli.text_file import read_text
+from mossnet_tg.errors import UsageError
 
 if TYPE_CHECKING:
     from mossnet_tg.cli.loading import Loaded
@@ -36,14 +36,7 @@ if TYPE_CHECKING:
 )
 @options.sampling
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; may be given several times.")
-@click.option(
-    "-t",
-    "--threads",
-    type=int,
-    default=0,
-    metavar="N",
-    help="CPU threads.  [default: all this process may use]",
-)
+@options.threads
 @options.plan
 @options.allow_native
 @click.option("--echo", is_flag=True, help="Print the prompt before its continuation.")
@@ -99,8 +92,6 @@ def command(
     # Before the model is loaded, which may mean to compile it: a wrong option should not take seconds to be found.
     if max_tokens < -1:
         raise UsageError(f"--max-tokens is {max_tokens}, expected 0 or more, or -1 for no limit")
-    if threads < 0:
-        raise UsageError(f"--threads is {threads}, expected 0 (all) or more")
     if "" in stop:
         raise UsageError("--stop is empty, expected at least one character")
     text = _read_prompt(prompt, file)
@@ -162,27 +153,9 @@ def _read_prompt(prompt: str | None, file: str | None) -> str:
         raise UsageError("a prompt and -f were given, expected one of them")
     if prompt is not None and prompt != "-":
         return prompt
-    if file is not None and file != "-":
-        try:
-            content = Path(file).read_bytes()
-        except (OSError, ValueError) as e:
-            reason = e.strerror if isinstance(e, OSError) else e
-            raise UsageError(f"{file}: the prompt cannot be read: {reason}") from None
-        return _decode(content, file)
     if prompt is None and file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError("no prompt", 'try: mossnet-tg generate "def fibonacci(n):"')
-    try:
-        return _decode(sys.stdin.buffer.read(), "stdin")
-    except OSError as e:
-        raise MossnetError(f"stdin cannot be read: {e.strerror}") from None
-
-
-def _decode(content: bytes, where: str) -> str:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        found = f"byte {e.start} is 0x{content[e.start]:02x}"
-        raise UsageError(f"{where}: {found}, expected UTF-8 text", "iconv -t UTF-8 converts other encodings") from None
+    text = read_text("-" if file is None else file, "the prompt")
     # Editors and echo end the last line, which says nothing about the text that should follow.
     return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
 

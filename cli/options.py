@@ -58,6 +58,15 @@ device = click.option(
     "  [default: here, the best one]",
 )
 
+threads = click.option(
+    "-t",
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="CPU threads.  [default: all this process may use]",
+)
+
 
 def tracker(required: bool) -> Callable[[_F], _F]:
     """The tracker of a farm."""

@@ -262,6 +262,12 @@ class Model:
         assert self.path is not None
         return moss_file.read_all(self.path)[int(self.engine.device.get("variant", 0))]
 
+    @property
+    def max_context(self) -> int:
+        """The tokens that a session can hold, where attention without a window bounds them; 0: no limit."""
+        bounded: Any = self.engine if self.path is None else self.engine.info
+        return int(bounded.max_context)
+
     def session(self) -> Session | RemoteSession:
         """A new sequence: prefill, decode, score, reset; of compiled models also save, restore and fork."""
         session = self.engine.session(*([self._n_threads] if self._n_threads else []))

@@ -30,6 +30,7 @@ class PlainModel:
 
     def __init__(self, config: Config, values: dict[str, Floats], device: str, context: int) -> None:
         self.config, self.device, self.context = config, device, context
+        self.max_context = context if config.swa.layers and config.swa.window is None else 0
         try:
             with model.TINYGRAD_LOCK, Context(DEV=device):
                 self.weights = {name: Tensor(np.ascontiguousarray(value)).realize() for name, value in values.items()}
@@ -85,8 +86,10 @@ class PlainSession:
             raise UsageError("no token ids, expected at least one")
         if wrong := [i for i in ids if not 0 <= i < c.vocab_size]:
             raise UsageError(f"token id {wrong[0]} is not in the vocabulary, expected 0 to {c.vocab_size - 1}")
-        if c.swa.layers and c.swa.window is None and self.position + n > self.model.context:
-            raise UsageError(f"{self.position + n} tokens, but attention without a window holds {self.model.context}")
+        if 0 < self.model.max_context < self.position + n:
+            raise UsageError(
+                f"{self.position + n} tokens, but attention without a window holds {self.model.max_context}"
+            )
         with model.TINYGRAD_LOCK, Context(DEV=self.model.device):
             params = Tensor(np.array([n, self.position], np.int32)).realize()
             h = model.embed(self.model.weights, Tensor(np.array(ids, np.int32)).realize()).realize()

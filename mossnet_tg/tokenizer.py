@@ -7,6 +7,7 @@ one id at a time and never shows half a character, although a character's bytes 
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -66,6 +67,15 @@ class Tokenizer:
         """The ids of `text`, with the special tokens that tokenizer.json puts around one (mostly none)."""
         # Half surrogate pairs, which Python lets through from a command line, become "?": the library takes none.
         return self._inner.encode(text.encode("utf-8", "replace").decode("utf-8")).ids
+
+    def encode_with_ends(self, text: str, begins: bool = True) -> tuple[list[int], list[int]]:
+        """The ids of `text`, and how many of its characters each of them and those before it stand for.
+
+        Without `begins` it is the continuation of a text, which gets no special tokens around it. Of tokens that share
+        a character each counts it.
+        """
+        found = self._inner.encode(text, add_special_tokens=begins)
+        return found.ids, list(itertools.accumulate((end for _, end in found.offsets), max))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens shown; invalid UTF-8 becomes U+FFFD, ids without a token nothing."""
