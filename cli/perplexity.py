@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     help="Stop after N predicted tokens.  [default: all]",
 )
 @click.option("--against", metavar="MODEL2", help="Also say how far the predictions are from those of MODEL2, in nats.")
+@click.option("--decode", "one_by_one", is_flag=True, help="Read token by token, as generate makes text: slower.")
 @options.target
 @options.device
 @options.threads
@@ -53,6 +54,8 @@ def command(
     threads: int,
     chunk: int | None,
     context: int | None,
+    weights: str | None,
+    one_by_one: bool,
     allow_native: bool,
     as_json: bool,
 ) -> None:
@@ -66,14 +69,17 @@ def command(
     "Perplexity" is e to the mean of "nats/token", the negative log likelihood. "Bits/byte" is the same for a byte of
     the text's UTF-8, and so can be compared between models with different tokenizers. "KL" is the mean Kullback-Leibler
     divergence of the predictions from those of MODEL2, KL(MODEL2 || MODEL), and "same top" how often both find the same
-    token the likeliest. MODEL2 takes the options of MODEL, but for those that a model.moss has fixed, and has to have
-    the same tokens.
+    token the likeliest. MODEL2 takes the options of MODEL, but for --weights and those that a model.moss has fixed,
+    and has to have the same tokens.
+
+    Quantised weights meet activations as they are in prompts, and so here, and on processors rounded ones in decoding:
+    --decode measures that.
 
     \b
     Examples:
       mossnet-tg perplexity -f text.txt
       mossnet-tg perplexity ./my-model -f text.txt -n 100000 --json
-      mossnet-tg perplexity ./quantised -f text.txt --against ./my-model
+      mossnet-tg perplexity ./my-model --weights q4 --decode -f text.txt --against ./my-model
       mossnet-tg perplexity model.moss --allow-native -f - < text.txt
     """
     # Before a model is loaded, which may mean to compile it.
@@ -85,7 +91,7 @@ def command(
     from mossnet_tg.cli.loading import Wanted, load_model
     from mossnet_tg.perplexity import encode
 
-    wanted = Wanted(model, target, device, chunk, context, threads, allow_native)
+    wanted = Wanted(model, target, device, chunk, context, weights, threads, allow_native)
     loaded = load_model(console, wanted, needs_text=True).model
     options.warn_of_threads(console, threads > 0 and is_gpu(loaded))
 
@@ -99,7 +105,7 @@ def command(
         beside = encode(reference.tokenizer, text, loaded.eos_ids, max_tokens, encoding)
         if beside.ids.tobytes() != encoded.ids.tobytes():
             raise UsageError(f"{against}: its tokenizer makes other tokens of the text, expected those of the model")
-    total, seconds = _score(console, loaded, reference, encoded)
+    total, seconds = _score(console, loaded, reference, encoded, one_by_one)
     facts = _facts(loaded, encoded, total, seconds)
     if reference is not None:
         facts |= _distance(reference, total)
@@ -114,7 +120,7 @@ def _reference(console: Console, wanted: Wanted, against: str, loaded: Model) ->
     """MODEL2, which has the same number of tokens."""
     from mossnet_tg.cli.loading import load_model
 
-    other = dataclasses.replace(wanted, path=against)
+    other = dataclasses.replace(wanted, path=against, weights=None)
     if other.is_compiled:
         other = dataclasses.replace(other, target=None, chunk=None, context=None)
     reference = load_model(console, other, needs_text=True).model
@@ -124,15 +130,19 @@ def _reference(console: Console, wanted: Wanted, against: str, loaded: Model) ->
     return reference
 
 
-def _score(console: Console, model: Model, reference: Model | None, encoded: Encoded) -> tuple[Total, float]:
+def _score(
+    console: Console, model: Model, reference: Model | None, encoded: Encoded, one_by_one: bool
+) -> tuple[Total, float]:
     """What was found of the whole text, and the seconds that it took."""
-    from mossnet_tg.perplexity import Total, score, slice_tokens
+    from mossnet_tg.perplexity import OneByOne, Total, score, slice_tokens
 
     models = [model] if reference is None else [model, reference]
     chunk = 1 if model.path is None else model.engine.info.chunk
     n_tokens, total = len(encoded.ids) - 1, Total()
+    first, *beside = (one.session() for one in models)
     scores = score(
-        *(one.session() for one in models),
+        OneByOne(first) if one_by_one else first,
+        *beside,
         ids=encoded.ids,
         context=min((one.max_context for one in models if one.max_context), default=0),
         n_slice=slice_tokens(model.config.vocab_size, chunk),

@@ -43,6 +43,29 @@ class Scorer(Protocol):
         """Back to the beginning of a text."""
 
 
+class Decoder(Protocol):
+    """One text being made, such as `mossnet_tg.engine.Session`."""
+
+    def decode(self, token: int, /) -> Logits:
+        """Append an id; the logits after it, float32 [vocab]."""
+
+    def reset(self) -> None:
+        """Back to the beginning of a text."""
+
+
+class OneByOne:
+    """Scores by decoding."""
+
+    def __init__(self, session: Decoder) -> None:
+        self.session = session
+
+    def score(self, ids: Ids, /) -> Logits:
+        return np.stack([self.session.decode(int(token)) for token in ids])
+
+    def reset(self) -> None:
+        self.session.reset()
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A text as `ids` int32 [n]; ids[1:], which are to be predicted, stand for `n_bytes` bytes of its UTF-8."""

@@ -215,3 +215,14 @@ def test_uncompiled_for_debugging(run: Run, tiny: Path, moss: Path) -> None:
     facts = json.loads(run("perplexity", tiny, "--target", "tinygrad:PYTHON", *args, stdin=TEXT).stdout)
     assert facts["nll"] == pytest.approx(expected["nll"], rel=1e-4)
     assert (facts["model"], facts["target"], facts["weights"]) == (None, "tinygrad:PYTHON", None)
+
+
+def test_converted_weights_and_decoding(run: Run, tiny: Path, text: Path) -> None:
+    """The other model keeps its types; token by token is the same to the last digits where nothing is rounded."""
+    found = [
+        json.loads(run("perplexity", tiny, "-f", text, "-n", "60", "--chunk", "8", "--json", *more).stdout)
+        for more in ((), ("--decode",), ("--weights", "f16", "--against", tiny))
+    ]
+    assert found[1]["nll"] == pytest.approx(found[0]["nll"], rel=1e-5) and found[1]["nll"] != found[0]["nll"]
+    assert "f16" in found[2]["weights"] and found[2]["against_weights"] == found[0]["weights"]
+    assert 0 < found[2]["kl"] < 1e-3
