@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, local, vector
+from mossnet_tg.codegen.kernels.build import Expr, local, vector
 from mossnet_tg.codegen.kernels.panel import Panel
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.weights.quantised import BITS, GROUP
@@ -88,31 +88,26 @@ class Activations:
         self.n_groups = n_k // GROUP
         n = n_rows * self.n_groups
         self.words, self.scales, self.sums = local(n * _QUADS, "int32"), local(n), local(n, "int32")
-        values, largest = local(GROUP), local(GROUP)
+        values = local(GROUP)
         with T.serial(n_rows) as r, T.serial(self.n_groups) as g:
             at = r * self.n_groups + g
             with vector(GROUP) as v:
                 T.buffer_store(values, row(r, g * GROUP + v), [v])
-            with vector(GROUP) as v:
-                T.buffer_store(largest, T.abs(values[v]), [v])
-            _halve(largest, T.max)
-            inverse = T.bind(T.if_then_else(largest[0] > T.float32(0), T.float32(127) / largest[0], T.float32(0)))
-            T.buffer_store(self.scales, largest[0] * T.float32(1 / 127), [at])
-            with vector(GROUP) as v:
-                T.buffer_store(values, T.nearbyint(values[v] * inverse), [v])
-            codes = T.cast(values[_ramp(0, GROUP)], f"int8x{GROUP}")
-            T.buffer_store(self.words, T.reinterpret(f"int32x{_QUADS}", codes), [_ramp(at * _QUADS, _QUADS)])
-            _halve(values, lambda a, b: a + b)
-            T.buffer_store(self.sums, T.cast(values[0], "int32"), [at])
+            every = values[_ramp(0, GROUP)]
+            # Without their sign, floats are in the order of their bits; a NaN is the largest, and so every sum's.
+            bits = T.bitwise_and(T.reinterpret(f"int32x{GROUP}", every), tirx.Broadcast(T.int32(0x7FFFFFFF), GROUP))
+            largest = T.bind(T.reinterpret("float32", _reduced("smax", bits)))
+            inverse = T.bind(T.Select(largest > T.float32(0), T.float32(127) / largest, T.float32(0)))
+            T.buffer_store(self.scales, largest * T.float32(1 / 127), [at])
+            codes = T.bind(T.cast(T.nearbyint(every * tirx.Broadcast(inverse, GROUP)), f"int32x{GROUP}"))
+            T.buffer_store(self.sums, _reduced("add", codes), [at])
+            words = T.reinterpret(f"int32x{_QUADS}", T.cast(codes, f"int8x{GROUP}"))
+            T.buffer_store(self.words, words, [_ramp(at * _QUADS, _QUADS)])
 
 
-def _halve(parts: Buffer, op: Callable[[Expr, Expr], Expr]) -> None:
-    """parts[0] becomes op over all."""
-    half = GROUP // 2
-    while half:
-        with vector(half) as v:
-            T.buffer_store(parts, op(parts[v], parts[half + v]), [v])
-        half //= 2
+def _reduced(op: str, codes: Expr) -> Expr:
+    """An operation over all lanes of a group's int32."""
+    return T.call_llvm_pure_intrin("int32", f"llvm.vector.reduce.{op}.v{GROUP}i32", codes)
 
 
 class IntegerTile:
