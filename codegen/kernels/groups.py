@@ -87,8 +87,12 @@ def row(
     buffer: Buffer | Parts, base: Expr, group: Expr, word: Expr, lane: Expr, dtype: str, n_k: int, width: int
 ) -> Expr:
     """Word `word` of a group's codes."""
-    at = _scale_rows(n_k) + group * BITS[dtype] + word
-    return load(buffer, _beyond(base + at * width, lane), "uint32", base)
+    return load(buffer, _beyond(begin(base, group, word, dtype, n_k, width), lane), "uint32", base)
+
+
+def begin(base: Expr, group: Expr, word: Expr, dtype: str, n_k: int, width: int) -> Expr:
+    """Where a row of words begins."""
+    return base + (_scale_rows(n_k) + group * BITS[dtype] + word) * width
 
 
 def _beyond(base: Expr, lane: Expr) -> Expr:

@@ -131,6 +131,8 @@ class IntegerTile:
     def _group(self, group: Expr, panels: Sequence[Panel]) -> None:
         lanes, at = self.dot.lanes, self.row * self.x.n_groups + group
         for acc, panel in zip(self.sums, panels, strict=True):
+            for word in range(BITS[panel.dtype]):
+                panel.prefetch_words(group, word)
             signed = self.dot.signed and panel.dtype == "q8"
             offset = 0 if signed else 1 << (BITS[panel.dtype] - 1)
             start = T.bind(self.x.sums[at] * T.int32(-offset)) if offset else T.int32(0)

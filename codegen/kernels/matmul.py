@@ -93,6 +93,8 @@ class Tile:
     ) -> None:
         s = self.schedule
         for acc, panel in zip(accs, panels, strict=True):
+            if self.n_rows == 1 and s.group_size is None and panel.dtype != "float32":
+                panel.prefetch(k)
             for r, row in enumerate(rows):
                 for j in range(s.vectors):
                     with vector(s.lanes) as v:

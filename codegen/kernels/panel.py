@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import groups
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, load
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, load, prefetch
 from mossnet_tg.codegen.layout import Panels
 from mossnet_tg.weights.quantised import BITS
 
@@ -42,6 +42,15 @@ class Panel:
     def words(self, group: Expr, word: Expr, lane: Expr) -> Expr:
         """Of a quantised one: a word of a group's codes."""
         return groups.row(self.buffer, self.base, group, word, lane, self.dtype, self.n_k, self.width)
+
+    def prefetch(self, k: Expr) -> None:
+        """Of one that is not quantised: ask for what comes a while after row k."""
+        prefetch(self.buffer, self.base + k * self.width, self.width, self.dtype)
+
+    def prefetch_words(self, group: Expr, word: Expr) -> None:
+        """Of a quantised one: ask for what comes a while after a row of words."""
+        begin = groups.begin(self.base, group, word, self.dtype, self.n_k, self.width)
+        prefetch(self.buffer, begin, self.width, "uint32")
 
     def four(self, group: Expr, quad: Expr, lane: Expr) -> list[Expr]:
         """Of a quantised one: the codes of four neighbours along k, less the offset, float32."""
