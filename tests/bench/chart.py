@@ -12,10 +12,14 @@ _OURS, _THEIRS = ("#1f5f8b", "#8fb7d3"), ("#5c6670", "#b9c0c7")  # the first num
 
 
 def png(record: Record) -> bytes:
-    """A row of two pictures for each model: decode, and the longest prompt. Needs matplotlib (ImportError)."""
-    import matplotlib
+    """The drawing as a file. Needs matplotlib (ImportError)."""
+    out = io.BytesIO()
+    drawing(record).savefig(out, format="png", dpi=90)
+    return out.getvalue()
 
-    matplotlib.use("Agg")
+
+def drawing(record: Record) -> Any:
+    """A row of two pictures for each model: decode, and the longest prompt."""
     from matplotlib.figure import Figure
 
     models = [model for model in record.models if model.runs]
@@ -29,9 +33,7 @@ def png(record: Record) -> bytes:
             right.set_yticklabels([])
     facts = record.machine
     figure.supxlabel(f"tokens per second, medians; {facts['cpu']}, commit {facts['commit']}", fontsize=8)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=90)
-    return out.getvalue()
+    return figure
 
 
 def _labels(model: Measured) -> list[str]:

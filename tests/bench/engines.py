@@ -108,21 +108,21 @@ def _onnx(model: Any) -> Path:
     return Path(model.onnx())
 
 
-_OURS = partial(Engine, "mossnet", adapter="mossnet", busy=True, context=True)
+_OURS = partial(Engine, "mossnet", adapter="adapters.mossnet", busy=True, context=True)
 OURS = (
     _OURS("f32", "f32", file=_checkpoint("float32")),
     _OURS("f16", "f16", file=_checkpoint("float16")),
     _OURS("q8", "q8", file=_checkpoint("float32"), options={"weights": "q8"}, lacks=_quantised),
     _OURS("q4", "q4", file=_checkpoint("float32"), options={"weights": "q4"}, lacks=_quantised),
 )
-_LLAMA = partial(Engine, "llama.cpp", adapter="llama_cpp", packages=_LLAMA_CPP, busy=True)
+_LLAMA = partial(Engine, "llama.cpp", adapter="adapters.llama_cpp", packages=_LLAMA_CPP, busy=True)
 _MAMBA_PEERS = (
     *(_LLAMA(w, t, file=_gguf(w)) for w, t in (("F32", "f32"), ("F16", "f16"), ("Q8_0", "q8"), ("Q4_0", "q4"))),
-    Engine("transformers", "f32", "f32", "transformers", _checkpoint("float32"), (_TORCH, _TRANSFORMERS)),
-    Engine("mamba.py", "f32", "f32", "mambapy", _checkpoint("float32"), (_TORCH, _MAMBAPY)),
-    Engine("onnxruntime", "f32", "f32", "onnxruntime", _onnx, _ONNX),
+    Engine("transformers", "f32", "f32", "adapters.transformers", _checkpoint("float32"), (_TORCH, _TRANSFORMERS)),
+    Engine("mamba.py", "f32", "f32", "adapters.mambapy", _checkpoint("float32"), (_TORCH, _MAMBAPY)),
+    Engine("onnxruntime", "f32", "f32", "adapters.onnxruntime", _onnx, _ONNX),
 )
-_REFERENCE = partial(Engine, "PyTorch", type="f32", adapter="reference", packages=(_TORCH,))
+_REFERENCE = partial(Engine, "PyTorch", type="f32", adapter="adapters.reference", packages=(_TORCH,))
 _REFERENCES = (
     _REFERENCE("f32", file=_checkpoint("float32")),
     _REFERENCE("f32 compiled", file=_checkpoint("float32"), options={"compile": True}, tests=("decode",)),

@@ -122,9 +122,9 @@ def _notes(model: Measured) -> Iterator[str]:
         for note in run.notes:
             told.setdefault(note, []).append(run)
     for note, runs in told.items():
-        of = {run.label: sum(r.label == run.label for r in model.runs) for run in runs}
-        alone = len(runs) < sum(of.values())  # another number of threads says something else
-        subjects = [f"{r.label}, {_threads(r.n_threads)}" for r in runs] if alone else [*of]
+        labels = dict.fromkeys(run.label for run in runs)
+        differ = any(run.notes and note not in run.notes for run in model.runs if run.label in labels)
+        subjects = [f"{run.label} ({_threads(run.n_threads)})" for run in runs] if differ else [*labels]
         yield _item(f"{', '.join(subjects)}: {note}.")
 
 

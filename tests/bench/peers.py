@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed package
 
@@ -99,37 +101,54 @@ def main(
     An engine whose packages are missing is left out, one that dies or hangs is named, and the rest goes on.
     """
     chosen = families(models, engines)
+    options = _shown(click.get_current_context())
     if write_docs and source is None and (models or engines):
         raise UsageError("a part of the engines is no table for docs/benchmarks.md", "leave --models and --engines out")
     plan = Plan(threads, prefill, decode, context or (), rounds, starts, busy, limit, compile_limit)
     if installs:
         install(_packages(chosen), tell)
+    if write_docs:
+        _around()  # an hour before it is needed
+        if not CHART.installed:
+            raise MossnetError("--write-docs needs matplotlib", "give --install too")
     _make(out)
     if source is not None:
         found = record.read(source)
     else:
         _make(folder)
         os.environ.setdefault("MOSSNET_CACHE_DIR", str(folder.resolve() / "cache"))
-        found = record.Record(shlex.join(_shown(sys.argv[1:])), machine(), versions(_packages(chosen)))
+        found = record.Record(options, machine(), versions(_packages(chosen)))
         for family in chosen:
             found.models.append(measure(family, folder / "models", plan, tell))
             _write(found, out)  # what there is, should the next one end it all
     lines = _write(found, out)
     print("\n".join(lines))
     if write_docs:
-        _document(lines, chart.png(found))
+        before, after = _around()
+        write_whole(DOC, "\n".join([before.rstrip("\n"), *lines, "", after]))
+        write_whole(PICTURE, chart.png(found))
 
 
 def _packages(chosen: list[Family]) -> list[Package]:
     return list(dict.fromkeys([*(p for family in chosen for e in family.engines for p in e.packages), CHART]))
 
 
-def _shown(arguments: list[str]) -> list[str]:
-    """Without those that change no figure, of which some are paths."""
-    return [a for i, a in enumerate(arguments) if not {a, arguments[i - 1] if i else ""} & _UNSHOWN]
+def _shown(context: click.Context) -> str:
+    """The options as they were given, without those that change no figure, of which some are paths."""
+    words = []
+    for option in context.command.params:
+        value = context.params[str(option.name)]
+        if (
+            context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+            and option.name not in _UNSHOWN
+        ):
+            words.append(option.opts[0])
+            if value is not True:
+                words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return shlex.join(words)
 
 
-_UNSHOWN = {"--folder", "--out", "--install", "--write-docs"}
+_UNSHOWN = {"folder", "out", "installs", "write_docs"}
 
 
 def _make(folder: Path) -> None:
@@ -151,19 +170,19 @@ def _write(found: record.Record, out: Path) -> list[str]:
     return lines
 
 
-def _document(lines: list[str], picture: bytes) -> None:
+def _around() -> tuple[str, str]:
+    """What stands in docs/benchmarks.md before the tables and behind them, with the markers."""
     before, first, rest = DOC.read_text().partition(f"{BEGIN}\n")
     _, last, after = rest.partition(END)
     if not (first and last):
         raise MossnetError(f"{DOC}: the lines '{BEGIN}' and '{END}' are missing", "put them where the tables belong")
-    write_whole(DOC, "\n".join([f"{before}{first}", *lines, "", last]) + after)
-    write_whole(PICTURE, picture)
+    return before + first, last + after
 
 
-def run() -> int:
+def run(arguments: Sequence[str]) -> int:
     """`main`, with errors as the program itself reports them."""
     try:
-        main(standalone_mode=False)
+        main(arguments, "peers.py", standalone_mode=False)
     except MossnetError as e:
         tell(f"error: {e}")
         if e.hint:
@@ -172,10 +191,13 @@ def run() -> int:
     except click.ClickException as e:
         e.show()
         return e.exit_code
+    except OSError as e:  # a full disk: the machine's doing
+        tell(f"error: {e.filename or 'a file'}: {e.strerror or e}")
+        return 1
     except (click.Abort, KeyboardInterrupt):
         return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(run(sys.argv[1:]))

@@ -86,4 +86,6 @@ def read(path: Path) -> Record:
 
 
 def _measured(tests: list[dict[str, Any]], runs: list[dict[str, Any]], **rest: Any) -> Measured:
+    if sum(test["part"] == "main" for test in tests) < 2:
+        raise KeyError("a prompt and a decode among the tests")
     return Measured(tests=[Counted(**test) for test in tests], runs=[Run(**run) for run in runs], **rest)

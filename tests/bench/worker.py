@@ -84,7 +84,7 @@ def main() -> None:
     def answer(**said: Any) -> None:
         print(json.dumps(said), file=answers, flush=True)
 
-    made = importlib.import_module(f"tests.bench.adapters.{adapter}").Engine
+    made = importlib.import_module(f"tests.bench.{adapter}").Engine
     engine: Adapter = made(model, int(n_threads), **json.loads(options))
     engine.begin(tokens(N_FIRST, engine.vocab)).argmax()
     answer(read_per_token=engine.read_per_token)
