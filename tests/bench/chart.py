@@ -47,11 +47,13 @@ def _bars(axes: Any, model: Measured, test: Counted) -> None:
         speed, turn = median_per_s(test, run), threads.index(run.n_threads)
         y = labels.index(run.label) + (turn - (len(threads) - 1) / 2) * height
         colour = (_OURS if run.label.startswith("mossnet ") else _THEIRS)[min(turn, 1)]
-        axes.barh(y, speed or 0.0, height, color=colour, xerr=spread(per_s(test, run)), ecolor="0.3")
-        axes.text(speed or 0.0, y, f"  {speed:.0f}" if speed else "  none", va="center", fontsize=6)
+        whisker = spread(per_s(test, run))
+        axes.barh(y, speed or 0.0, height, color=colour, xerr=whisker, ecolor="0.3")
+        axes.text((speed or 0.0) + whisker, y, f"  {speed:.0f}" if speed else "  none", va="center", fontsize=6)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.12)
+    axes.set_xlim(left=0)
     axes.tick_params(axis="x", labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     shades = ", ".join(f"{n} {shade}" for n, shade in zip(threads, ("dark", "light"), strict=False))

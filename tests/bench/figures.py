@@ -10,6 +10,7 @@ from tests.bench.record import Counted, Measured, Record, Run
 
 _NONE = "–"
 _WIDTH = 120
+_IDLE_LOAD = 0.5
 
 
 def per_s(test: Counted, run: Run) -> list[float]:
@@ -49,6 +50,11 @@ def markdown(record: Record) -> list[str]:
     facts = [*record.machine.items(), *record.versions.items()]
     lines = [textwrap.fill("; ".join(f"{name} {value}" for name, value in facts) + ".", _WIDTH)]
     lines.append(f"Options: `{record.options}`." if record.options else "No options.")
+    if float(record.machine["load before"]) > _IDLE_LOAD:
+        lines += [
+            "",
+            "**The machine was not idle** (see its load): these figures are rough, those of two threads most.",
+        ]
     for model in record.models:
         lines += ["", f"### {model.name}", "", f"{model.about}.", *_sections(model)]
     return lines

@@ -80,8 +80,10 @@ def read(path: Path) -> Record:
         raise MossnetError(f"{path}: version {version} of a record, expected {VERSION}", hint)
     try:
         models = [_measured(**model) for model in found.pop("models")]
-        return Record(models=models, **found)
-    except (AttributeError, KeyError, TypeError) as e:
+        record = Record(models=models, **found)
+        _ = record.machine["cpu"], record.machine["commit"], float(record.machine["load before"])  # which tables need
+        return record
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise MossnetError(f"{path}: no record of this version: {e}", hint) from None
 
 

@@ -40,7 +40,7 @@ def found() -> Record:
     tests += [Counted(f"decode 4 at {n}", 4, "context") for n in (0, 64)]
     bandwidth = {"1": [1e10, 1.6e10, 2e10], "2": [4e10]}
     model = Measured("small", "A model", "transformers f32", tests, runs(), bandwidth, {"mamba.py f32": "not here"})
-    return Record("--rounds 3", {"cpu": "A processor", "commit": "abc"}, {"torch": "1"}, [model])
+    return Record("--rounds 3", {"cpu": "A processor", "commit": "abc", "load before": "0.2"}, {"torch": "1"}, [model])
 
 
 def rows(lines: list[str], head: str) -> list[list[str]]:
@@ -52,7 +52,7 @@ def rows(lines: list[str], head: str) -> list[list[str]]:
 
 def test_the_main_table(found: Record) -> None:
     lines = figures.markdown(found)
-    assert lines[:2] == ["cpu A processor; commit abc; torch 1.", "Options: `--rounds 3`."]
+    assert lines[:2] == ["cpu A processor; commit abc; load before 0.2; torch 1.", "Options: `--rounds 3`."]
     table = rows(lines, "| engine | threads | prefill 10 | decode 4 | of read bandwidth")
     assert [row[:2] for row in table] == [
         ["mossnet f32", "1"],
@@ -63,6 +63,12 @@ def test_the_main_table(found: Record) -> None:
     assert table[0][2:] == ["500.0 ± 404.1", "80.0 ± 30.6", "50 %", "100", "0.40", "300", "20"]  # 80 x 1e8 over 1.6e10
     assert table[2][2:5] == ["1000.0 ± 0.0", "200.0 ± 0.0", "50 %"]
     assert table[3][2:] == ["–"] * 7
+
+
+def test_a_machine_that_was_not_idle(found: Record) -> None:
+    assert "not idle" not in "\n".join(figures.markdown(found))
+    found.machine["load before"] = "1.4"
+    assert "**The machine was not idle**" in "\n".join(figures.markdown(found))
 
 
 def test_the_spread_is_the_standard_deviation() -> None:
@@ -139,6 +145,10 @@ def test_a_record_survives_its_file(found: Record, tmp_path: Path) -> None:
         (
             '{"version": 1, "models": [{"name": "x", "tests": [], "runs": []}]}',
             "no record of this version: .*a prompt and a decode",
+        ),
+        (
+            '{"version": 1, "models": [], "options": "", "versions": {}, "machine": {"cpu": "", "commit": ""}}',
+            "no record of this version: 'load before'",
         ),
         ('{"version": 1, "models": []}', "no record of this version: .*machine"),
     ],

@@ -20,7 +20,11 @@ def recorded(tmp_path: Path) -> Path:
     run = Run("mossnet f32", "f32", 1, 10, {"prefill 8": [0.1], "decode 4": [0.1]})
     tests = [Counted("prefill 8", 8, "main"), Counted("decode 4", 4, "main")]
     path = tmp_path / "before.json"
-    path.write_text(Record("", {"cpu": "c", "commit": "d"}, {}, [Measured("m", "about", "o", tests, [run])]).json())
+    path.write_text(
+        Record(
+            "", {"cpu": "c", "commit": "d", "load before": "0"}, {}, [Measured("m", "about", "o", tests, [run])]
+        ).json()
+    )
     return path
 
 
@@ -74,7 +78,7 @@ def test_documents(
     for _ in range(2):  # the second time changes nothing
         assert peers.run(options) == 0
         text = doc.read_text()
-        assert text.startswith(f"before\n{peers.BEGIN}\ncpu c; commit d.") and text.endswith(
+        assert text.startswith(f"before\n{peers.BEGIN}\ncpu c; commit d; load before 0.") and text.endswith(
             f"|\n\n{peers.END}\n\nafter\n"
         )
         assert "old" not in text and text.count("mossnet f32") == 1
