@@ -41,18 +41,18 @@ class Names(click.ParamType):  # type: ignore[type-arg]  # generic in some versi
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-def _plural(kind: str, known: list[str]) -> str:
+def _one_of(kind: str, known: list[str]) -> str:
     return f"{kind}: {', '.join(known)}.  [default: all]"
 
 
-_LABELS = list(dict.fromkeys(e.name for family in FAMILIES for e in family.engines))
+_ENGINES = list(dict.fromkeys(e.name for family in FAMILIES for e in family.engines))
 _POSITIVE = click.IntRange(min=1)
 
 
 @click.command(epilog="All samples go to peers.json, the tables to peers.md and the chart to peers.png, in --out.")
-@click.option("--models", type=Names(), default="", help=_plural("Models", [f.name for f in FAMILIES]))
+@click.option("--models", type=Names(), default="", help=_one_of("Models", [f.name for f in FAMILIES]))
 @click.option(
-    "--engines", type=Names(), default="", help=_plural("Engines, or one of a type such as 'mossnet f16'", _LABELS)
+    "--engines", type=Names(), default="", help=_one_of("Engines, or one of a type such as 'mossnet f16'", _ENGINES)
 )
 @click.option("--threads", type=Numbers(1), default="1,2", show_default=True, help="Numbers of threads.")
 @click.option("--prefill", type=Numbers(1), default="128,512", show_default=True, help="Prompt lengths.")
