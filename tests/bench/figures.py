@@ -122,7 +122,7 @@ def _notes(model: Measured) -> Iterator[str]:
         yield _item(f"{', '.join(labels)}: left out, {reason}.")
     for run in model.runs:
         if run.problem:
-            yield _item(f"**{run.label}, {_threads(run.n_threads)}, failed** {run.problem}.")
+            yield _item(f"**{run.label}, {_threads(run.n_threads)}, failed**: {run.problem}.")
     told: dict[str, list[Run]] = {}
     for run in model.runs:
         for note in run.notes:

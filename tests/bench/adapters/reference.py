@@ -26,7 +26,10 @@ class Engine:
             sum(p.nbytes * share_per_token(c, name, p.numel()) for name, p in self.model.named_parameters())
         )
         self.state = self.model.init_state(1)
-        self.advance = torch.compile(self._advance, dynamic=False) if compile else self._advance
+        self.advance = self._advance
+        if compile:
+            torch.compiler.config.force_disable_caches = True  # how long it takes is a figure
+            self.advance = torch.compile(self._advance, dynamic=False)
         self.compiling = compile
 
     def _advance(
