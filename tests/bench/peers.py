@@ -1,227 +1,203 @@
-"""Ours beside transformers and llama.cpp: the same random Mamba-130m-shaped model in float32, in one run, interleaved.
-
-    sh setup.sh --test python tests/bench/peers.py
-
-llama.cpp comes through PyPI: CMAKE_ARGS=-DGGML_NATIVE=ON .venv/bin/pip install llama-cpp-python gguf (ten minutes of
-compiling). Every engine is loaded once for each number of threads and then measured in turns, so that what else the
-machine does hits all alike; the table gives medians, and the read bandwidth measured in the same turns.
-"""
+"""Ours beside llama.cpp, transformers, mamba.py, onnxruntime and PyTorch: the same random models, in one session."""
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import json
 import os
-import statistics
-import subprocess
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mossnet_tg.engine import Library
+import click
+from click.core import ParameterSource
 
-_WORKER = Path(__file__).with_name("worker.py")
-_NEEDS = {"mossnet": (), "transformers": ("torch", "transformers"), "llama.cpp": ("llama_cpp", "gguf")}
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed package
 
+from mossnet_tg.cli.options import Numbers
+from mossnet_tg.errors import MossnetError, UsageError
+from mossnet_tg.folders import write_whole
+from tests.bench import chart, figures, record
+from tests.bench.engines import CHART, FAMILIES, Family, Package, families
+from tests.bench.install import install
+from tests.bench.machine import machine, versions
+from tests.bench.rounds import Plan, measure
 
-class Worker:
-    """One engine in a process of its own, so that its threads and memory are its own."""
-
-    def __init__(self, engine: str, model: Path, n_threads: int) -> None:
-        self.name, self.n_threads = engine, n_threads
-        command = [sys.executable, str(_WORKER), engine, str(model), str(n_threads)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(n_threads)}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout
-        while line := self.process.stdout.readline():
-            if line.startswith("{"):
-                answer: dict[str, Any] = json.loads(line)
-                return answer
-        raise SystemExit(f"error: {self.name} ended: its own message stands above")
-
-    def run(self, kind: str, n: int) -> dict[str, Any]:
-        assert self.process.stdin
-        self.process.stdin.write(f"{kind} {n}\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+ROOT = Path(__file__).parents[2]
+DOC, PICTURE = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks.png"
+BEGIN, END = "<!-- made by tests/bench/peers.py: begin -->", "<!-- made by tests/bench/peers.py: end -->"
 
 
-def make_model(folder: Path) -> Path:
-    """Random weights in the shape of Mamba-130m, saved by transformers."""
-    if not (folder / "model.safetensors").exists():
-        import torch
-        from transformers import MambaConfig, MambaForCausalLM
-
-        torch.manual_seed(1337)
-        sizes = {"hidden_size": 768, "state_size": 16, "num_hidden_layers": 24, "time_step_rank": 48}
-        MambaForCausalLM(MambaConfig(vocab_size=50280, initializer_range=0.02, **sizes)).save_pretrained(folder)
-    return folder
+def tell(text: str) -> None:
+    """A line of progress."""
+    click.echo(text, err=True)
 
 
-def make_gguf(folder: Path) -> Path:
-    """The same weights in float32 as a .gguf file; no tokenizer."""
-    path = folder / "model-f32.gguf"
-    if path.exists():
-        return path
-    import gguf
-    import numpy as np
-    from safetensors.numpy import load_file
+class Names(click.ParamType):  # type: ignore[type-arg]  # generic in some versions of click only
+    """Names separated by commas."""
 
-    config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
-    writer = gguf.GGUFWriter(path.with_suffix(".part"), "mamba")
-    for add, value in (
-        ("name", folder.name),
-        ("vocab_size", config["vocab_size"]),
-        ("tokenizer_model", "none"),
-        ("context_length", 1 << 20),
-        ("embedding_length", config["hidden_size"]),
-        ("feed_forward_length", 0),
-        ("head_count", 0),
-        ("block_count", config["num_hidden_layers"]),
-        ("ssm_conv_kernel", config["conv_kernel"]),
-        ("ssm_inner_size", config["intermediate_size"]),
-        ("ssm_state_size", config["state_size"]),
-        ("ssm_time_step_rank", config["time_step_rank"]),
-        ("layer_norm_rms_eps", config["layer_norm_epsilon"]),
-        ("file_type", 0),
-    ):
-        getattr(writer, f"add_{add}")(value)
-    names = {
-        "norm.weight": "attn_norm.weight",
-        "mixer.in_proj.weight": "ssm_in.weight",
-        "mixer.conv1d.weight": "ssm_conv1d.weight",
-        "mixer.conv1d.bias": "ssm_conv1d.bias",
-        "mixer.x_proj.weight": "ssm_x.weight",
-        "mixer.dt_proj.weight": "ssm_dt.weight",
-        "mixer.dt_proj.bias": "ssm_dt.bias",
-        "mixer.A_log": "ssm_a",
-        "mixer.D": "ssm_d",
-        "mixer.out_proj.weight": "ssm_out.weight",
-    }
-    put = {
-        "token_embd.weight": tensors["backbone.embeddings.weight"],
-        "output_norm.weight": tensors["backbone.norm_f.weight"],
-    }
-    for layer in range(config["num_hidden_layers"]):
-        for theirs, gguf_name in names.items():
-            value = tensors[f"backbone.layers.{layer}.{theirs}"]
-            value = -np.exp(value) if theirs.endswith("A_log") else value
-            put[f"blk.{layer}.{gguf_name}"] = value.squeeze(1) if theirs.endswith("conv1d.weight") else value
-    for name, value in put.items():
-        writer.add_tensor(name, np.ascontiguousarray(value, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    path.with_suffix(".part").rename(path)
-    return path
+    name = "NAME,..."
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("build/bench/mamba130m"), help="where the models are kept")
-    parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--prefill", default="128,512")
-    parser.add_argument("--decode", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--engines", default=",".join(_NEEDS))
-    parser.add_argument("--busy", action="store_true", help="also: keep one CPU busy meanwhile, decode only")
-    parser.add_argument("--json", action="store_true", help="print the samples as JSON instead of the table")
-    a = parser.parse_args()
-    folder = make_model(a.folder)
-    work = [("prefill", int(n)) for n in a.prefill.split(",")] + [("decode", a.decode)]
-    workers = []
-    for engine in a.engines.split(","):
-        if missing := [m for m in _NEEDS[engine] if importlib.util.find_spec(m) is None]:
-            print(f"{engine}: left out, {', '.join(missing)} not installed", file=sys.stderr)
-            continue
-        model = make_gguf(folder) if engine == "llama.cpp" else folder
-        workers += [Worker(engine, model, int(t)) for t in a.threads.split(",")]
-    samples = measure(workers, work, a.rounds)
-    weights_bytes = (folder / "model.safetensors").stat().st_size
-    rows = summarize(workers, work, samples, weights_bytes)
-    busy = beside_a_busy_core(workers, a.decode, a.rounds) if a.busy else []
-    for w in workers:
-        w.close()
-    if a.json:
-        print(json.dumps({"rows": rows, "busy": busy, "bandwidth": samples["bandwidth"]}))
-        return
-    print_table(rows, work)
-    for row in busy:
-        print(f"\n{row['engine']}, one CPU kept busy: {row['threads']} threads decode {row['t/s']:.1f} t/s", end="")
-    print()
+def _one_of(kind: str, known: list[str]) -> str:
+    return f"{kind}: {', '.join(known)}.  [default: all]"
 
 
-def measure(workers: list[Worker], work: list[tuple[str, int]], rounds: int) -> dict[str, Any]:
-    """Seconds by (engine, threads, kind, n), in turns; and the read bandwidth by threads."""
-    samples: dict[str, Any] = {"bandwidth": {}}
-    library = Library.default()
-    for w in workers:
-        for kind, n in work:
-            w.run(kind, min(n, 64))  # warm
-    for number in range(rounds):
-        for n_threads in sorted({w.n_threads for w in workers}):
-            speed = library.read_bandwidth(1 << 30, n_threads, 3)
-            samples["bandwidth"].setdefault(n_threads, []).append(speed)
-        for kind, n in work:
-            for w in workers:
-                answer = w.run(kind, n)
-                samples.setdefault(f"{w.name} {w.n_threads} {kind} {n}", []).append(answer["seconds"])
-                samples[f"{w.name} {w.n_threads} memory"] = answer["memory"]
-        print(f"round {number + 1}/{rounds}", file=sys.stderr)
-    return samples
+_ENGINES = list(dict.fromkeys(e.name for family in FAMILIES for e in family.engines))
+_POSITIVE = click.IntRange(min=1)
 
 
-def summarize(
-    workers: list[Worker], work: list[tuple[str, int]], samples: dict[str, Any], weights_bytes: int
-) -> list[dict[str, Any]]:
-    """A row for each engine and number of threads, of medians."""
-    rows = []
-    for w in sorted(workers, key=lambda w: w.n_threads):
-        row: dict[str, Any] = {"engine": w.name, "threads": w.n_threads}
-        for kind, n in work:
-            row[f"{kind} {n}"] = n / statistics.median(samples[f"{w.name} {w.n_threads} {kind} {n}"])
-        decode = next(row[f"{kind} {n}"] for kind, n in work if kind == "decode")
-        row["of bandwidth"] = decode * weights_bytes / statistics.median(samples["bandwidth"][w.n_threads])
-        row["resident MiB"], row["without mapped"] = samples[f"{w.name} {w.n_threads} memory"]
-        rows.append(row)
-    return rows
+@click.command(epilog="All samples go to peers.json, the tables to peers.md and the chart to peers.png, in --out.")
+@click.option("--models", type=Names(), default="", help=_one_of("Models", [f.name for f in FAMILIES]))
+@click.option(
+    "--engines", type=Names(), default="", help=_one_of("Engines, or one of a type such as 'mossnet f16'", _ENGINES)
+)
+@click.option("--threads", type=Numbers(1), default="1,2", show_default=True, help="Numbers of threads.")
+@click.option("--prefill", type=Numbers(1), default="128,512", show_default=True, help="Prompt lengths.")
+@click.option("--decode", type=_POSITIVE, default=64, show_default=True, help="Tokens decoded after a prompt of 32.")
+@click.option("--context", type=Numbers(0), help="Decode behind so many tokens too: ours, such as 0,1024,8192,32768.")
+@click.option("--rounds", type=_POSITIVE, default=5, show_default=True, help="Rounds, of which the median is taken.")
+@click.option("--starts", type=_POSITIVE, default=3, show_default=True, help="Starts, likewise.")
+@click.option("--busy", is_flag=True, help="Decode beside a busy core too: ours and llama.cpp.")
+@click.option("--limit", type=_POSITIVE, default=300, show_default=True, help="Seconds that an answer may take.")
+@click.option("--compile-limit", type=_POSITIVE, default=600, show_default=True, help="Seconds of the first answer.")
+@click.option("--install", "installs", is_flag=True, help="Install the peers that are missing, from PyPI.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=ROOT / "build" / "bench",
+    help="Keeps the models.  [default: build/bench]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=ROOT / "build" / "bench",
+    help="Gets the results.  [default: build/bench]",
+)
+@click.option("--from", "source", type=click.Path(path_type=Path), help="Measure nothing: the results of a peers.json.")
+@click.option("--write-docs", is_flag=True, help="Put them into docs/benchmarks.md too.")
+def main(
+    models: tuple[str, ...],
+    engines: tuple[str, ...],
+    threads: tuple[int, ...],
+    prefill: tuple[int, ...],
+    decode: int,
+    context: tuple[int, ...] | None,
+    rounds: int,
+    starts: int,
+    busy: bool,
+    limit: int,
+    compile_limit: int,
+    installs: bool,
+    folder: Path,
+    out: Path,
+    source: Path | None,
+    write_docs: bool,
+) -> None:
+    """Measure ours beside its peers, in turns, each in a process of its own.
+
+    An engine whose packages are missing is left out, one that dies or hangs is named, and the rest goes on.
+    """
+    chosen = families(models, engines)
+    options = _shown(click.get_current_context())
+    if write_docs and source is None and (models or engines):
+        raise UsageError("a part of the engines is no table for docs/benchmarks.md", "leave --models and --engines out")
+    plan = Plan(threads, prefill, decode, context or (), rounds, starts, busy, limit, compile_limit)
+    if installs:
+        install(_packages(chosen), tell)
+    if write_docs:
+        _around()  # an hour before it is needed
+        if not CHART.installed:
+            raise MossnetError("--write-docs needs matplotlib", "give --install too")
+    _make(out)
+    if source is not None:
+        found = record.read(source)
+    else:
+        _make(folder)
+        os.environ.setdefault("MOSSNET_CACHE_DIR", str(folder.resolve() / "cache"))
+        found = record.Record(options, machine(), versions(_packages(chosen)))
+        for family in chosen:
+            found.models.append(measure(family, folder / "models", plan, tell))
+            _write(found, out)  # what there is, should the next one end it all
+    lines = _write(found, out)
+    print("\n".join(lines))
+    if write_docs:
+        before, after = _around()
+        write_whole(DOC, "\n".join([before.rstrip("\n"), *lines, "", after]))
+        write_whole(PICTURE, chart.png(found))
 
 
-def beside_a_busy_core(workers: list[Worker], n: int, rounds: int) -> list[dict[str, Any]]:
-    """Decode while another process keeps one CPU busy."""
-    hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+def _packages(chosen: list[Family]) -> list[Package]:
+    return list(dict.fromkeys([*(p for family in chosen for e in family.engines for p in e.packages), CHART]))
+
+
+def _shown(context: click.Context) -> str:
+    """The options as they were given, without those that change no figure, of which some are paths."""
+    words = []
+    for option in context.command.params:
+        value = context.params[str(option.name)]
+        if (
+            context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+            and option.name not in _UNSHOWN
+        ):
+            words.append(option.opts[0])
+            if value is not True:
+                words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return shlex.join(words)
+
+
+_UNSHOWN = {"folder", "out", "installs", "write_docs"}
+
+
+def _make(folder: Path) -> None:
     try:
-        rows = []
-        for w in workers:
-            seconds = [w.run("decode", n)["seconds"] for _ in range(rounds)]
-            rows.append({"engine": w.name, "threads": w.n_threads, "t/s": n / statistics.median(seconds)})
-        return rows
-    finally:
-        hog.kill()
-        hog.wait()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise MossnetError(f"{folder}: cannot be made: {e.strerror}", "give a folder that can be written") from None
 
 
-def print_table(rows: list[dict[str, Any]], work: list[tuple[str, int]]) -> None:
-    tests = [f"{kind} {n}" for kind, n in work]
-    print("| engine | threads | " + " | ".join(tests) + " | of read bandwidth | resident MiB | without mapped files |")
-    print("|---|--:|" + "--:|" * (len(tests) + 3))
-    for row in rows:
-        cells = [row["engine"], str(row["threads"]), *(f"{row[t]:.1f}" for t in tests)]
-        cells += [f"{100 * row['of bandwidth']:.0f} %", f"{row['resident MiB']:.0f}", f"{row['without mapped']:.0f}"]
-        print("| " + " | ".join(cells) + " |")
+def _write(found: record.Record, out: Path) -> list[str]:
+    """The three files; the lines of the tables."""
+    lines = figures.markdown(found)
+    write_whole(out / "peers.json", found.json())
+    write_whole(out / "peers.md", "\n".join(lines) + "\n")
+    if CHART.installed:
+        write_whole(out / "peers.png", chart.png(found))
+    else:
+        tell("peers.png is left out: matplotlib not installed, see --install")
+    return lines
+
+
+def _around() -> tuple[str, str]:
+    """What stands in docs/benchmarks.md before the tables and behind them, with the markers."""
+    before, first, rest = DOC.read_text().partition(f"{BEGIN}\n")
+    _, last, after = rest.partition(END)
+    if not (first and last):
+        raise MossnetError(f"{DOC}: the lines '{BEGIN}' and '{END}' are missing", "put them where the tables belong")
+    return before + first, last + after
+
+
+def run(arguments: Sequence[str]) -> int:
+    """`main`, with errors as the program itself reports them."""
+    try:
+        main(arguments, "peers.py", standalone_mode=False)
+    except MossnetError as e:
+        tell(f"error: {e}")
+        if e.hint:
+            tell(f"hint: {e.hint}")
+        return e.exit_code
+    except click.ClickException as e:
+        e.show()
+        return e.exit_code
+    except OSError as e:  # a full disk: the machine's doing
+        tell(f"error: {e.filename or 'a file'}: {e.strerror or e}")
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(sys.argv[1:]))

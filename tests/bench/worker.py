@@ -1,23 +1,32 @@
-"""One engine with one model, kept loaded: reads a line of work from stdin, does it once, answers with a line of JSON.
+"""One engine with one model, kept loaded: reads work from stdin, a line of JSON each, and answers with one.
 
-    python worker.py ENGINE MODEL THREADS         engines: mossnet, transformers, llama.cpp
+    python -m tests.bench.worker ADAPTER MODEL THREADS OPTIONS      OPTIONS: a JSON object
 
-Work: `prefill N` (a prompt of N tokens from nothing, logits of the last), `decode N` (N greedy tokens after a prompt of
-32, which is not timed). The answer holds `seconds`, and `memory`: this process's resident MiB now, in all and without
-mapped files.
+The first answer comes with the first token after a prompt of 32. Work:
+
+    {"kind": "prefill", "n": 128}                 a prompt, to the logits of its last token
+    {"kind": "decode", "n": 64, "before": 32}     greedy tokens after a prompt, which is not timed
+    {"kind": "logits", "path": FILE}              writes float32 [2, vocab]: after 32 tokens, and after 31 and a step
+
+Answers hold `seconds`, `memory` and the engine's `notes`.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-N_BEFORE = 32  # tokens before a timed decode
+import numpy as np
+
+from tests.bench.adapters import Adapter
+
+N_FIRST = 32
 
 
 def tokens(n: int, vocab: int) -> list[int]:
@@ -29,122 +38,60 @@ def tokens(n: int, vocab: int) -> list[int]:
     return out
 
 
-class Mossnet:
-    """Ours: a checkpoint folder through the cache."""
-
-    def __init__(self, model: str, n_threads: int) -> None:
-        from mossnet_tg import Model
-
-        self.model = Model.load(model, n_threads=n_threads)
-        self.session: Any = self.model.session()
-        self.vocab = self.model.config.vocab_size
-
-    def prefill(self, ids: list[int]) -> int:
-        self.session.reset()
-        return int(self.session.prefill(ids, copy=False).argmax())
-
-    def step(self, token: int) -> int:
-        return int(self.session.decode(token, copy=False).argmax())
+def prefill(engine: Adapter, n: int) -> float:
+    """Seconds of a prompt."""
+    ids = tokens(n, engine.vocab)
+    start = time.perf_counter()
+    engine.prefill(ids).argmax()
+    return time.perf_counter() - start
 
 
-class Transformers:
-    """Hugging Face transformers on torch, eager."""
-
-    def __init__(self, model: str, n_threads: int) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, logging
-
-        logging.set_verbosity_error()
-        torch.set_num_threads(n_threads)
-        torch.set_grad_enabled(False)
-        self.torch = torch
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-        self.vocab = self.model.config.vocab_size
-        self.cache: Any = None
-
-    def _run(self, ids: list[int], **cache: Any) -> int:
-        out = self.model(input_ids=self.torch.tensor([ids]), use_cache=True, logits_to_keep=1, **cache)
-        self.cache = out.cache_params
-        return int(out.logits[0, -1].argmax())
-
-    def prefill(self, ids: list[int]) -> int:
-        return self._run(ids)
-
-    def step(self, token: int) -> int:
-        return self._run([token], cache_params=self.cache)
+def decode(engine: Adapter, n: int, before: int) -> float:
+    """Seconds of n greedy tokens after a prompt."""
+    token = engine.begin(tokens(before, engine.vocab)).argmax()
+    start = time.perf_counter()
+    for _ in range(n):
+        token = engine.step(int(token)).argmax()
+    return time.perf_counter() - start
 
 
-class LlamaCpp:
-    """llama.cpp through llama-cpp-python; the model is a .gguf file."""
-
-    def __init__(self, model: str, n_threads: int) -> None:
-        import llama_cpp as lc
-        import numpy as np
-
-        self.lc, self.np = lc, np
-        self.quiet = lc.llama_log_callback(lambda *_: None)  # kept: the library calls it
-        lc.llama_log_set(self.quiet, None)
-        lc.llama_backend_init()
-        self.model = lc.llama_model_load_from_file(model.encode(), lc.llama_model_default_params())
-        params = lc.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = 4096, 2048, 512
-        params.n_threads = params.n_threads_batch = n_threads
-        self.context = lc.llama_init_from_model(self.model, params)
-        self.vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(self.model))
-        self.position = 0
-
-    def _run(self, ids: list[int]) -> int:
-        batch = self.lc.llama_batch_init(len(ids), 0, 1)
-        batch.n_tokens = len(ids)
-        for i, token in enumerate(ids):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, self.position + i, 1, 0
-            batch.logits[i] = i == len(ids) - 1
-        if self.lc.llama_decode(self.context, batch):
-            raise SystemExit("llama_decode failed")
-        self.lc.llama_batch_free(batch)
-        self.position += len(ids)
-        logits = self.lc.llama_get_logits_ith(self.context, -1)
-        return int(self.np.ctypeslib.as_array(logits, shape=(self.vocab,)).argmax())
-
-    def prefill(self, ids: list[int]) -> int:
-        self.lc.llama_memory_clear(self.lc.llama_get_memory(self.context), True)
-        self.position = 0
-        return self._run(ids)
-
-    def step(self, token: int) -> int:
-        return self._run([token])
+def logits(engine: Adapter, path: str) -> float:
+    """Both ways to the logits after the same tokens. Takes no time that counts."""
+    ids = tokens(N_FIRST, engine.vocab)
+    at_once = np.array(engine.prefill(ids))
+    engine.begin(ids[:-1])
+    np.save(path, np.stack([at_once, engine.step(ids[-1])]).astype(np.float32))
+    return 0.0
 
 
-ENGINES: dict[str, Callable[[str, int], Any]] = {
-    "mossnet": Mossnet,
-    "transformers": Transformers,
-    "llama.cpp": LlamaCpp,
-}
+_KINDS = {"prefill": prefill, "decode": decode, "logits": logits}
 
 
-def resident_mib() -> tuple[float, float]:
-    """This process's resident memory, and the part of it that is no mapped file."""
+def memory() -> dict[str, float]:
+    """This process's resident MiB: the most so far, and now without and in mapped files."""
     status = Path("/proc/self/status").read_text()
-    found = {name: int(kib) / 1024 for name, kib in re.findall(r"(VmRSS|RssAnon):\s+(\d+) kB", status)}
-    return found["VmRSS"], found["RssAnon"]
+    kib = dict(re.findall(r"^(\w+):\s+(\d+) kB$", status, re.MULTILINE))
+    names = {"peak": "VmHWM", "private": "RssAnon", "mapped": "RssFile"}
+    return {name: int(kib[key]) / 1024 for name, key in names.items()}
 
 
 def main() -> None:
-    engine = ENGINES[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
-    print(json.dumps({"ready": True}), flush=True)
+    adapter, model, n_threads, options = sys.argv[1:]
+    # What libraries print goes where errors go; stdout is for answers alone.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(**said: Any) -> None:
+        print(json.dumps(said), file=answers, flush=True)
+
+    made = importlib.import_module(f"tests.bench.{adapter}").Engine
+    engine: Adapter = made(model, int(n_threads), **json.loads(options))
+    engine.begin(tokens(N_FIRST, engine.vocab)).argmax()
+    answer(read_per_token=engine.read_per_token)
     for line in sys.stdin:
-        kind, n = line.split()
-        if kind == "prefill":
-            ids = tokens(int(n), engine.vocab)
-            start = time.perf_counter()
-            engine.prefill(ids)
-        else:
-            token = engine.prefill(tokens(N_BEFORE, engine.vocab))
-            start = time.perf_counter()
-            for _ in range(int(n)):
-                token = engine.step(token)
-        seconds = time.perf_counter() - start
-        print(json.dumps({"seconds": seconds, "memory": resident_mib()}), flush=True)
+        work = json.loads(line)
+        seconds = _KINDS[work.pop("kind")](engine, **work)
+        answer(seconds=seconds, memory=memory(), notes=list(engine.notes))
 
 
 if __name__ == "__main__":
