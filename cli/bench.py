@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +15,8 @@ import click
 
 import mossnet_tg
 from mossnet_tg.cli import options
-from mossnet_tg.cli.console import Console
-from mossnet_tg.cli.facts import count, human, layer_of, n_parameters, tensors_of
+from mossnet_tg.cli.console import Console, markdown
+from mossnet_tg.cli.facts import count, human, n_parameters, tensors_of
 from mossnet_tg.codegen.reads import read_per_token
 from mossnet_tg.errors import MossnetError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from mossnet_tg import Model
+    from mossnet_tg.cli.bench_profile import Profile
     from mossnet_tg.codegen.moss_file import MossFile
     from mossnet_tg.remote import AnySession
 
@@ -41,6 +43,7 @@ class Test:
     samples_ns: list[int] = field(default_factory=list)
     bandwidth_per_s: list[float] = field(default_factory=list)
     launches: Launches | None = None  # of a token that is decoded on a GPU
+    profile: Profile | None = None  # of a token, or of a chunk of the prompt
 
     @property
     def name(self) -> str:
@@ -61,6 +64,11 @@ class Test:
             return None
         return self.median_per_s * read_per_token / statistics.median(self.bandwidth_per_s)
 
+    def host_s(self, n_chunk: int) -> float:
+        """The seconds of a token that is decoded, or of a chunk of the prompt, by the host's clock."""
+        n_runs = math.ceil(self.n_prompt / n_chunk) + self.n_gen
+        return (self.n_prompt + self.n_gen) / self.median_per_s / n_runs
+
     @property
     def host_s_per_launch(self) -> float | None:
         """What a launch costs besides its work: a token's time less that of its kernels, over its launches."""
@@ -79,7 +87,7 @@ class Launches:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: its head, "---" or with a colon what aligns it, and a row's text."""
+    """A column of the table: its head, "r" where it is aligned to the right, and a row's text."""
 
     head: str
     align: str
@@ -96,16 +104,16 @@ def _host(facts: dict[str, Any], test: Test) -> str:
 
 
 _COLUMNS = (
-    Column("model", "---", lambda facts, test: f"{facts['model']} {facts['model_type'].replace(' ', '+')}"),
-    Column("size", "--:", lambda facts, test: human(facts["model_size"])),
-    Column("params", "--:", lambda facts, test: count(facts["model_n_params"])),
-    Column("target", "---", lambda facts, test: facts["target"]),
-    Column("threads", "--:", lambda facts, test: "-" if test.n_threads is None else str(test.n_threads)),
-    Column("test", "--:", lambda facts, test: test.name),
-    Column("t/s", "--:", lambda facts, test: f"{test.median_per_s:.1f} ± {_spread(test.samples_per_s):.1f}"),
+    Column("model", "l", lambda facts, test: f"{facts['model']} {facts['model_type'].replace(' ', '+')}"),
+    Column("size", "r", lambda facts, test: human(facts["model_size"])),
+    Column("params", "r", lambda facts, test: count(facts["model_n_params"])),
+    Column("target", "l", lambda facts, test: facts["target"]),
+    Column("threads", "r", lambda facts, test: "-" if test.n_threads is None else str(test.n_threads)),
+    Column("test", "r", lambda facts, test: test.name),
+    Column("t/s", "r", lambda facts, test: f"{test.median_per_s:.1f} ± {_spread(test.samples_per_s):.1f}"),
 )
-_CPU_COLUMNS = (*_COLUMNS, Column("of read bandwidth", "--:", _share))
-_GPU_COLUMNS = (*_COLUMNS, Column("of copy bandwidth", "--:", _share), Column("host us/launch", "--:", _host))
+_CPU_COLUMNS = (*_COLUMNS, Column("of read bandwidth", "r", _share))
+_GPU_COLUMNS = (*_COLUMNS, Column("of copy bandwidth", "r", _share), Column("host us/launch", "r", _host))
 
 
 @click.command()
@@ -122,6 +130,7 @@ _GPU_COLUMNS = (*_COLUMNS, Column("of copy bandwidth", "--:", _share), Column("h
 @click.option(
     "-r", "--reps", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Repetitions of each."
 )
+@click.option("--profile", is_flag=True, help="Show where the time goes, kernel by kernel.")
 @options.target
 @options.device
 @options.plan
@@ -136,6 +145,7 @@ def command(
     n_gen: tuple[int, ...],
     threads: tuple[int, ...] | None,
     reps: int,
+    profile: bool,
     target: str | None,
     device: str,
     chunk: int | None,
@@ -148,7 +158,7 @@ def command(
 
     As in llama-bench, ppN reads a prompt of N tokens and tgN decodes N tokens. The tokens are random; each repetition
     runs every test once, from an empty state. "t/s" is the median of the repetitions ± their standard deviation. A
-    length of 0 leaves the test out. -vv shows where the time of a token goes.
+    length of 0 leaves the test out.
 
     "Of read bandwidth" is what tgN reads (see: mossnet-tg inspect --help) per second over the speed at which as many
     threads read memory, measured between the repetitions; a model that fits into the caches can exceed 100 %. On GPUs
@@ -156,11 +166,17 @@ def command(
     "Host us/launch" is a token's time by the host's clock less the times of its kernels by the device's, over the
     launches of a token, in microseconds: below zero where kernels take longer one by one than in a row.
 
+    --profile shows the kernels of a decoded token (of tgN) and of a chunk of a prompt (of ppN), the layers together and
+    the longest first, each run by itself and timed by the device where it can, on tokens that change from run to run.
+    "GB/s" is what a kernel has to move of weights and state, of routed ones as many experts as its tokens can select.
+    "GFLOP/s" counts its products, scan and attention. What is nothing of both is left empty.
+
     \b
     Examples:
       mossnet-tg bench
       mossnet-tg bench ./my-model -p 128,512 -n 64 -t 1,2,4
       mossnet-tg bench model.moss --allow-native -p 0 -n 128 -r 20 --json >> runs.jsonl
+      mossnet-tg bench ./my-model -p 0 -t 1 --profile
       mossnet-tg bench ./my-model --target vulkan --device radeon
       mossnet-tg bench ./my-model --device adb:R58M12ABCDE
     """
@@ -178,18 +194,22 @@ def command(
     tests: list[Test] = []
     for n_threads in (None,) if gpu else threads or (loaded.engine.library.cpu_count,):
         here = [Test(n, 0, n_threads) for n in n_prompt if n] + [Test(0, n, n_threads) for n in n_gen if n]
-        _measure(console, loaded, moss, here, n_threads, reps)
+        _measure(console, loaded, moss, here, n_threads, reps, profile)
         tests += here
     console.clear()
     facts = _facts(loaded, moss)
-    for line in (
-        _json_lines(facts, tests) if as_json else _markdown(_GPU_COLUMNS if gpu else _CPU_COLUMNS, facts, tests)
-    ):
+    for line in _json_lines(facts, tests) if as_json else _text(facts, tests):
         console.out(line + "\n")
 
 
 def _measure(
-    console: Console, model: Model, moss: MossFile, tests: Sequence[Test], n_threads: int | None, reps: int
+    console: Console,
+    model: Model,
+    moss: MossFile,
+    tests: Sequence[Test],
+    n_threads: int | None,
+    reps: int,
+    profile: bool,
 ) -> None:
     import numpy as np
 
@@ -210,8 +230,8 @@ def _measure(
         launches = _launches(session)
         for test in tests:
             test.launches = launches if test.n_gen else None
-    if console.verbosity >= 2:
-        _profile(console, moss, session)
+    if profile:
+        _profile(console, model, moss, session, tests, n_threads)
     session.close()
 
 
@@ -247,19 +267,29 @@ def _launches(session: AnySession) -> Launches:
     return Launches(len(seconds), float(seconds.sum()))
 
 
-def _profile(console: Console, moss: MossFile, session: AnySession) -> None:
-    """Where the time of a decoded token goes, the longest first, the layers together."""
+def _profile(
+    console: Console,
+    model: Model,
+    moss: MossFile,
+    session: AnySession,
+    tests: Sequence[Test],
+    n_threads: int | None,
+) -> None:
+    """Give each test the profile of the entry that it runs."""
+    from mossnet_tg.cli import bench_profile
     from mossnet_tg.codegen.moss_file import EntryKind
 
-    seconds = session.profile(EntryKind.DECODE)
-    decode = next(e for e in moss.entries if e.kind == EntryKind.DECODE)
-    labels = [step.label for step in moss.steps[decode.first_step : decode.first_step + decode.n_steps]]
-    sums: dict[str, float] = {}
-    for label, s in zip(labels, seconds.tolist(), strict=True):
-        _, name = layer_of(label)
-        sums[name] = sums.get(name, 0.0) + s
-    for name, s in sorted(sums.items(), key=lambda item: -item[1]):
-        console.note(f"{s * 1e6:10.1f} us  {100 * s / sum(sums.values()):5.1f} %  {name}")
+    console.step("profile")
+    speeds = [per_s for test in tests for per_s in test.bandwidth_per_s] or _bandwidth(console, model, n_threads)
+    bandwidth_per_s = statistics.median(speeds) if speeds else None
+    for kind, wanted in (
+        (EntryKind.DECODE, [test for test in tests if test.n_gen]),
+        (EntryKind.PREFILL, [test for test in tests if test.n_prompt]),
+    ):
+        if wanted:
+            measured = bench_profile.measure(session, moss, model.config, kind, bandwidth_per_s)
+            for test in wanted:
+                test.profile = measured
 
 
 def _facts(model: Model, moss: MossFile) -> dict[str, Any]:
@@ -285,6 +315,8 @@ def _facts(model: Model, moss: MossFile) -> dict[str, Any]:
 
 
 def _json_lines(facts: dict[str, Any], tests: Sequence[Test]) -> Iterator[str]:
+    from mossnet_tg.cli.bench_profile import as_json
+
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     for test in tests:
         bandwidth = "read_bandwidth" if test.n_threads else "copy_bandwidth"
@@ -305,22 +337,43 @@ def _json_lines(facts: dict[str, Any], tests: Sequence[Test]) -> Iterator[str]:
             "device_s_per_token": test.launches.device_s if test.launches else None,
             "host_s_per_launch": test.host_s_per_launch,
         }
+        if test.profile is not None:
+            row["profile"] = {
+                "n_tokens": test.profile.n_tokens,
+                "host_s": test.host_s(facts["n_chunk"]),
+                "kernels_s": test.profile.total.seconds,
+                "bandwidth_per_s": test.profile.bandwidth_per_s,
+                "kernels": as_json(test.profile),
+            }
         yield json.dumps(row)
 
 
-def _markdown(columns: Sequence[Column], facts: dict[str, Any], tests: Sequence[Test]) -> Iterator[str]:
+def _text(facts: dict[str, Any], tests: Sequence[Test]) -> Iterator[str]:
+    columns = _CPU_COLUMNS if any(test.n_threads for test in tests) else _GPU_COLUMNS
     rows = [[c.head for c in columns], *([c.cell(facts, test) for c in columns] for test in tests)]
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    rules = ["-" * (width - 1) + c.align[-1] for c, width in zip(columns, widths, strict=True)]
-    aligned = [
-        [
-            cell.rjust(w) if c.align[-1] == ":" else cell.ljust(w)
-            for c, cell, w in zip(columns, row, widths, strict=True)
-        ]
-        for row in rows
-    ]
-    for cells in (aligned[0], rules, *aligned[1:]):
-        yield f"| {' | '.join(cells)} |"
+    yield from markdown(rows, "".join(c.align for c in columns))
+    # Of tests that run the same entry the longest has the best clock.
+    shown = {id(test.profile): test for test in sorted(tests, key=lambda test: test.n_prompt + test.n_gen)}
+    for test in tests:
+        if test.profile is not None and shown[id(test.profile)] is test:
+            yield ""
+            yield from _profile_text(facts, test, test.profile)
+
+
+def _profile_text(facts: dict[str, Any], test: Test, profile: Profile) -> Iterator[str]:
+    from mossnet_tg.cli.bench_profile import cells
+
+    what = "a token" if test.n_gen else f"a chunk of {profile.n_tokens} tokens"
+    kind = "read" if test.n_threads else "copy"
+    total = profile.total
+    limit = f"; {kind} bandwidth {profile.bandwidth_per_s / 1e9:.1f} GB/s" if profile.bandwidth_per_s else ""
+    threads = f", {test.n_threads} threads" if test.n_threads else ""
+    yield (
+        f"{test.name}{threads}: {what} takes {test.host_s(facts['n_chunk']) * 1e6:.1f} us by the host's clock,"
+        f" its {total.n_calls} kernels one by one {total.seconds * 1e6:.1f} us{limit}"
+    )
+    yield ""
+    yield from markdown(list(cells(profile, kind)), "llrrrrrrr")
 
 
 def _spread(samples: Sequence[float]) -> float:

@@ -131,6 +131,18 @@ def table(rows: Sequence[tuple[str, ...]], right: str = "") -> Iterator[str]:
         yield "  " + "  ".join(cells)
 
 
+def markdown(rows: Sequence[Sequence[str]], right: str) -> Iterator[str]:
+    """The lines of a table whose first row is its head; `right` has an "r" where a column is aligned to the right."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    rules = ["-" * (width - 1) + ("-", ":")[r == "r"] for width, r in zip(widths, right, strict=True)]
+    aligned = [
+        [cell.rjust(w) if r == "r" else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)]
+        for row in rows
+    ]
+    for cells in (aligned[0], rules, *aligned[1:]):
+        yield f"| {' | '.join(cells)} |"
+
+
 def is_terminal_err() -> bool:
     """Whether a person sees stderr."""
     return _is_terminal(sys.stderr)

@@ -1,4 +1,4 @@
-"""What a decoded token reads of a model's weights."""
+"""What a decoded token, and each step of a compiled model, reads of the weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mossnet_tg.codegen.moss_file import MossFile
+    from mossnet_tg.codegen.moss_file import Entry, MossFile
     from mossnet_tg.config import Config
 
 # Tensors of a layer with one slice per expert, in the names of checkpoints and of compiled models.
@@ -30,23 +30,36 @@ def share_per_token(c: Config, name: str, n_elements: int) -> Fraction:
 
 
 def read_per_token(moss: MossFile, c: Config) -> int:
-    """The bytes of weights that one decoded token reads.
+    """The bytes of weights that one decoded token reads: what its steps read together.
 
-    That is, over the steps of the decode entry: each of a step's weight buffers, times the share of its experts that a
-    token selects; of the embedding, where token ids choose it, one row. What batch-1 decode must fetch, and so, over a
-    memory bandwidth, a limit of its speed. State and activations, which stay in the cache, are not in it.
+    What batch-1 decode must fetch, and so, over a memory bandwidth, a limit of its speed. State and activations, which
+    stay in the cache, are not in it.
     """
-    from mossnet_tg.codegen.moss_file import EntryKind, Region
+    from mossnet_tg.codegen.moss_file import EntryKind
 
     decode = next(e for e in moss.entries if e.kind == EntryKind.DECODE)
-    total = Fraction(0)
-    for step in moss.steps[decode.first_step : decode.first_step + decode.n_steps]:
+    return int(sum(read_by_step(moss, c, decode)))
+
+
+def read_by_step(moss: MossFile, c: Config, entry: Entry) -> list[Fraction]:
+    """The bytes of weights that each step of an entry reads when it is run.
+
+    That is each of the step's weight buffers, once: of the routed ones as many experts as the entry's tokens can
+    select, of the embedding, where token ids choose it, a row a token.
+    """
+    from mossnet_tg.codegen.moss_file import Region
+
+    found = []
+    for step in moss.steps[entry.first_step : entry.first_step + entry.n_steps]:
+        read = Fraction(0)
         for index in set(step.args):
             buffer = moss.buffers[index]
             if buffer.region != Region.WEIGHTS:
                 continue
-            if decode.ids in step.args:
-                total += Fraction(buffer.bytes, c.vocab_size)
+            if entry.ids in step.args:
+                read += Fraction(entry.n_tokens * buffer.bytes, c.vocab_size)
             else:
-                total += buffer.bytes * share_per_token(c, buffer.name, buffer.bytes // 4)
-    return int(total)
+                share = share_per_token(c, buffer.name, buffer.bytes // 4)
+                read += buffer.bytes * min(entry.n_tokens * share, Fraction(1))
+        found.append(read)
+    return found

@@ -126,7 +126,8 @@ def encode(
     """The text behind the first of `eos_ids`, as texts begin in training, and of it at most `max_tokens` to predict.
 
     Where there is no such id, or the tokenizer puts a token before a text itself, the first token is what the others
-    are predicted from. A long text is encoded in pieces that end with a line, which at most splits a token there.
+    are predicted from. A long text is encoded in pieces that end before the white space behind a word, where
+    tokenizers part a text themselves.
     `progress(done, total)` is told characters. Raises UsageError for a text that leaves nothing to predict.
     """
     parts: list[Ids] = []
@@ -154,13 +155,14 @@ def encode(
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int]]:
-    """(start, stop) of pieces of a text, each ending with a line where there is one in it."""
+    """(start, stop) of pieces of a text, each ending with a word where there is one in it."""
     start = 0
     while start < len(text):
-        stop = start + _PIECE_CHARS
+        stop = min(start + _PIECE_CHARS, len(text))
         if stop < len(text):
-            stop = text.rfind("\n", start, stop) + 1 or stop
-        yield start, min(stop, len(text))
+            ends = (i for i in range(stop, start, -1) if text[i].isspace() and text[i - 1].isalnum())
+            stop = next(ends, stop)
+        yield start, stop
         start = stop
 
 

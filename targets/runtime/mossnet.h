@@ -202,8 +202,8 @@ MOSSNET_API mossnet_status mossnet_session_read(const mossnet_session *session, 
                                                 size_t bytes, mossnet_error *error);
 MOSSNET_API mossnet_status mossnet_session_write(mossnet_session *session, uint32_t buffer, const void *in,
                                                  size_t bytes, mossnet_error *error);
-/* Median seconds of each step of an entry over `reps` runs, on a full entry of ids 0; step_s has n_steps[entry]
- * elements. Resets the session before and after. */
+/* Median seconds of each step of an entry over `reps` runs at position 0, each on a full entry of other ids; step_s has
+ * n_steps[entry] elements. Resets the session before and after. */
 MOSSNET_API mossnet_status mossnet_session_profile(mossnet_session *session, mossnet_entry entry, uint32_t reps,
                                                    double *step_s, mossnet_error *error);
 

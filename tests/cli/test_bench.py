@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 import mossnet_tg
-from mossnet_tg.cli import bench, machine
+from mossnet_tg.cli import bench, bench_profile, machine
 from mossnet_tg.engine import Library
 from mossnet_tg.errors import MossnetError
 from tests.cli.conftest import Run
@@ -57,11 +58,67 @@ def test_json_lines(run: Run, tiny: Path, moss: Path) -> None:
 
 
 def test_where_the_time_goes(run: Run, moss: Path) -> None:
-    found = run("bench", moss, "--allow-native", "-p", "0", "-n", "2", "-r", "1", "-t", "1", "-vv")
-    assert "tg2, 1 threads: warming up" in found.stderr and " us " in found.stderr
-    shares = [float(line.split()[2]) for line in found.stderr.splitlines() if " us " in line]
-    assert sum(shares) == pytest.approx(100, abs=2) and shares == sorted(shares, reverse=True)
-    assert "layers." not in found.stderr
+    args = ("bench", moss, "--allow-native", "-p", "8,200", "-n", "2,3", "-r", "1", "-t", "1,2", "--profile")
+    found = run(*args)
+    assert found.exit_code == 0 and found.stderr == ""
+    _, *profiles = found.stdout.split("\n\n")
+    titles, tables = profiles[::2], [[cells(line) for line in table.splitlines()] for table in profiles[1::2]]
+    assert [title.split(" takes ")[0] for title in titles] == [
+        f"{test}, {t} threads: {what}"
+        for t in "12"
+        for test, what in (("pp200", "a chunk of 128 tokens"), ("tg3", "a token"))
+    ]
+    for title, (head, _, *rows, total) in zip(titles, tables, strict=True):
+        assert re.search(r"its \d+ kernels one by one [\d.]+ us; read bandwidth [\d.]+ GB/s$", title)
+        assert head[:6] == ["step", "kernel", "calls", "us/call", "us", "share"]
+        assert head[6:] == ["GB/s", "of read bandwidth", "GFLOP/s"]
+        shares = [float(row[5].removesuffix(" %") or 0) for row in rows]
+        assert sum(shares) == pytest.approx(100, abs=1) and shares == sorted(shares, reverse=True)
+        assert total[0] == "all" and total[5] == "100.0 %" and int(total[2]) == sum(int(row[2]) for row in rows)
+        assert not any("layers." in row[0] for row in rows) and len(set(map(tuple, rows))) == len(rows)
+    assert {"head/embed.weight", "RoutedScan(ssm.A)"} <= {row[0] for row in tables[1]}
+
+
+def test_where_the_time_goes_for_programs(run: Run, moss: Path) -> None:
+    found = run("bench", moss, "--allow-native", "-p", "200", "-n", "3", "-r", "1", "--profile", "--json")
+    prompt, decode = map(json.loads, found.stdout.splitlines())
+    facts = json.loads(run("inspect", moss, "--json").stdout)
+    for row, entry, n_runs in ((prompt, "prefill", 2), (decode, "decode", 3)):
+        profile, kernels = row["profile"], row["profile"]["kernels"]
+        n_steps = next(len(e["steps"]) for e in facts["entries"] if e["name"] == entry)
+        assert sum(kernel["n_calls"] for kernel in kernels) == n_steps
+        assert sum(kernel["share"] for kernel in kernels) == pytest.approx(1)
+        assert sum(kernel["seconds"] for kernel in kernels) == pytest.approx(profile["kernels_s"])
+        assert profile["host_s"] == pytest.approx(row["samples_ns"][0] * 1e-9 / n_runs)
+        assert profile["bandwidth_per_s"] == decode["read_bandwidth_per_s"][0]
+        for kernel in kernels:
+            assert kernel["bytes_per_s"] == pytest.approx(kernel["bytes"] / kernel["seconds"])
+            assert kernel["flops_per_s"] == pytest.approx(kernel["flops"] / kernel["seconds"])
+            assert kernel["bandwidth_share"] == pytest.approx(kernel["bytes_per_s"] / profile["bandwidth_per_s"])
+    (scan,) = (kernel for kernel in decode["profile"]["kernels"] if kernel["kernel"].endswith("RoutedScan"))
+    assert scan["step"] == "RoutedScan(ssm.A)" and scan["n_calls"] == 2 and scan["flops"] == 2 * 2 * 48 * 4 * 7
+    assert prompt["profile"]["n_tokens"] == 128 and decode["profile"]["n_tokens"] == 1
+    plain = json.loads(run("bench", moss, "--allow-native", "-p", "0", "-n", "2", "-r", "1", "--json").stdout)
+    assert "profile" not in plain
+
+
+def test_a_profile_of_a_prompt_alone(run: Run, moss: Path) -> None:
+    """The memory is measured for it, although no token is decoded."""
+    args = ("bench", moss, "--allow-native", "-p", "8", "-n", "0", "-r", "1", "--profile", "--json")
+    (row,) = map(json.loads, run(*args).stdout.splitlines())
+    assert row["profile"]["bandwidth_per_s"] > 0 and row["read_bandwidth_per_s"] == []
+
+
+def test_a_profile_without_a_clock_or_a_bandwidth() -> None:
+    """What cannot be divided is no number, and no error."""
+    rows = [bench_profile.Row("a", "k0", 2, 3e-6, 6e3, 0.0), bench_profile.Row("b", "k1", 1, 0.0, 5.0, 7.0)]
+    profile = bench_profile.Profile(rows, 1, None)
+    first, second = bench_profile.as_json(profile)
+    assert first["bytes_per_s"] == pytest.approx(2e9) and first["bandwidth_share"] is None and first["share"] == 1
+    assert second["bytes_per_s"] is second["flops_per_s"] is None and second["share"] == 0
+    _, *shown = bench_profile.cells(profile, "read")
+    assert shown[0] == ("a", "k0", "2", "1.5", "3.0", "100.0 %", "2.0", "", "")
+    assert shown[1] == ("b", "k1", "1", "", "", "", "", "", "")
 
 
 def test_a_gpu(run: Run, gpu: Row, gpu_device: dict[str, str], gpu_moss: Path) -> None:
@@ -77,6 +134,12 @@ def test_a_gpu(run: Run, gpu: Row, gpu_device: dict[str, str], gpu_moss: Path) -
     assert row["n_threads"] is None and row["device"]["name"] == gpu_device["name"]
     assert row["n_launches"] == json.loads(run("inspect", gpu_moss, "--json").stdout)["launches"]["total"]
     assert row["device_s_per_token"] > 0 and len(row["copy_bandwidth_per_s"]) == 2 and "read_bandwidth_per_s" not in row
+    (profiled,) = map(json.loads, run(*args, "-p", "0", "--profile", "--json").stdout.splitlines())
+    kernels = profiled["profile"]["kernels"]
+    assert sum(kernel["n_calls"] for kernel in kernels) == row["n_launches"]
+    assert sum(kernel["share"] for kernel in kernels) == pytest.approx(1)
+    assert any(kernel["flops_per_s"] for kernel in kernels) and any(kernel["bandwidth_share"] for kernel in kernels)
+    assert "; copy bandwidth " in run(*args, "--profile").stdout
     host_s = 1 / row["median_ts"] - row["device_s_per_token"]
     assert row["host_s_per_launch"] == pytest.approx(host_s / row["n_launches"])
 
@@ -89,11 +152,10 @@ def test_what_a_launch_costs() -> None:
 
 
 def test_a_device_that_is_named(run: Run, tiny: Path, gpu: Row, gpu_device: dict[str, str]) -> None:
-    args = ("--device", f"{gpu.name}:{gpu.device}", "-p", "0", "-n", "2", "-r", "1", "--chunk", "8", "-vv")
+    args = ("--device", f"{gpu.name}:{gpu.device}", "-p", "0", "-n", "2", "-r", "1", "--chunk", "8", "-v")
     found = run("bench", tiny, *args)
     assert found.exit_code == 0 and f" | {gpu.name}" in found.stdout
     assert f"device: {gpu_device['name']} (" in found.stderr and "tg2: warming up" in found.stderr
-    assert " us " in found.stderr
 
 
 def test_an_unknown_bandwidth_is_no_number(run: Run, moss: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from mossnet_tg import Model
+from mossnet_tg.config import Config
+from mossnet_tg.weights.reference.model import MossNet
 from tests.cli.conftest import Run, Start
 from tests.devices import Row
 
@@ -129,6 +131,37 @@ def test_another_model_has_to_have_the_same_tokens(run: Run, tiny: Path, tmp_pat
     (folder / "tokenizer.json").write_text(json.dumps(words))
     refused = run("perplexity", tiny, "-f", text, "--against", folder)
     assert (refused.exit_code, refused.stdout) == (2, "") and "other tokens of the text" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def attending(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose attention has no window, with the tiny one's tokenizer."""
+    folder = tmp_path_factory.mktemp("attending") / "attending"
+    swa = {"layers": [0], "window": None, "n_heads": 2, "n_kv_heads": 1, "head_dim": 4}
+    config = {"model_type": "mossnet", "d_model": 16, "n_layer": 1, "vocab_size": 300, "ssm": {"d_state": 2}}
+    MossNet(Config.from_dict({**config, "swa": swa})).save(folder)
+    shutil.copy(tiny / "tokenizer.json", folder)
+    return folder
+
+
+def test_attention_without_a_window_begins_anew(run: Run, attending: Path, tiny: Path, text: Path) -> None:
+    """As often as its context is full; of two models the shorter one counts."""
+    args = ("perplexity", attending, "-f", text, "--json", "--chunk", "8")
+    whole, cut = (json.loads(run(*args, "--context", n).stdout) for n in ("4096", "16"))
+    n_tokens = whole["n_tokens"]
+    assert n_tokens == cut["n_tokens"] > 100 and abs(whole["nll"] - cut["nll"]) > 1e-4
+    ids = Model.load(attending).tokenizer.encode(TEXT)
+    nats = 0.0
+    for i in range(0, n_tokens, 16):
+        window = ids[i : i + 17]
+        nats -= log_p(attending, window[:-1])[np.arange(len(window) - 1), window[1:]].sum()
+    assert cut["nll"] == pytest.approx(nats / n_tokens, rel=1e-4)
+    beside = run("perplexity", tiny, "-f", text, "--json", "--chunk", "8", "--context", "16", "--against", attending)
+    assert beside.exit_code == 0 and json.loads(beside.stdout)["n_tokens"] == n_tokens
+    few = (*args[:5], "-n", "7", "--context", "3")
+    plain, compiled = (run(*few, "--target", target) for target in ("tinygrad:PYTHON", "cpu"))
+    assert plain.exit_code == compiled.exit_code == 0, plain.stderr
+    assert json.loads(plain.stdout)["nll"] == pytest.approx(json.loads(compiled.stdout)["nll"], rel=1e-4)
 
 
 def test_texts_that_are_none(perplexity: Run, run: Run, tmp_path: Path) -> None:

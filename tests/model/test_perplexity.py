@@ -230,15 +230,14 @@ def test_long_texts_are_encoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> No
     whole = encode(t, TEXT, (0,))
     monkeypatch.setattr(perplexity, "_PIECE_CHARS", 101)
     cut = encode(t, TEXT, (0,), progress=lambda done, n_chars: told.append((done, n_chars)))
-    assert cut.n_bytes == whole.n_bytes and t.decode(cut.ids[1:]) == TEXT
-    assert abs(len(cut.ids) - len(whole.ids)) <= len(told) and len(told) > 5
-    assert all(TEXT[done - 1] == "\n" for done, _ in told) and told[-1] == (len(TEXT), len(TEXT))
-    line = "moss " * 100  # no line ends
+    assert cut.ids.tolist() == whole.ids.tolist() and cut.n_bytes == whole.n_bytes
+    assert len(told) > 5 and told[-1] == (len(TEXT), len(TEXT))
+    line = "moss" * 100  # no word ends
     assert t.decode(encode(t, line, (0,)).ids[1:]) == line
     for n in (3, 60, 150):
         short = encode(t, TEXT, (), n)
-        assert short.ids.tolist() == cut.ids[1 : n + 2].tolist()
-        assert short.n_bytes == len(t.decode(short.ids[1:].tolist()).rstrip("\ufffd").encode()) or n == 150
+        assert short.ids.tolist() == whole.ids[1 : n + 2].tolist()
+        assert short.n_bytes == encode(t, TEXT[: len(t.decode(short.ids))]).n_bytes
 
 
 def test_the_demos_held_out_text() -> None:

@@ -271,6 +271,16 @@ def test_profile(load):
         session.profile(DECODE, reps=0)
 
 
+def test_a_profile_reads_ids_from_all_over(load):
+    """Those of a mixture of experts have to reach them all."""
+    session = load().session()
+    session.profile(PREFILL, reps=5)
+    runs = [row[3:7] for row in log(session)]
+    ids = [i for run in runs for i in run]
+    assert len(runs) == 6 and all(0 <= i < 32 for i in ids) and len(set(ids)) > 16
+    assert len(set(map(tuple, runs))) == 6
+
+
 def test_sessions_of_several_threads_share_a_model(load):
     model = load(vocab_size=64)
     failures = []
