@@ -47,8 +47,11 @@ def read_by_step(moss: MossFile, c: Config, entry: Entry) -> list[Fraction]:
     That is each of the step's weight buffers, once: of the routed ones as many experts as the entry's tokens can
     select, of the embedding, where token ids choose it, a row a token.
     """
-    from mossnet_tg.codegen.moss_file import Region
+    from mossnet_tg.codegen.moss_file import DType, Region
 
+    # Of an element, its part of a scale included.
+    bits = {DType.F32: Fraction(32), DType.F16: Fraction(16), DType.BF16: Fraction(16)}
+    bits |= {DType.Q8: Fraction(17, 2), DType.Q4: Fraction(9, 2)}
     found = []
     for step in moss.steps[entry.first_step : entry.first_step + entry.n_steps]:
         read = Fraction(0)
@@ -57,7 +60,7 @@ def read_by_step(moss: MossFile, c: Config, entry: Entry) -> list[Fraction]:
             if buffer.region != Region.WEIGHTS:
                 continue
             if entry.ids in step.args:
-                read += Fraction(entry.n_tokens * buffer.bytes, c.vocab_size)
+                read += entry.n_tokens * c.d_model * bits[buffer.dtype] / 8
             else:
                 share = share_per_token(c, buffer.name, buffer.bytes // 4)
                 read += buffer.bytes * min(entry.n_tokens * share, Fraction(1))
