@@ -76,6 +76,7 @@ def command(
     Examples:
       mossnet-tg compile ./my-model --out build/
       mossnet-tg compile ./my-model --out build/ --target cpu:mcpu=x86-64-v3
+      mossnet-tg compile ./my-model --out build/ --target cpu:mcpu=all
       mossnet-tg compile ./my-model --out build/ --weights q4
       mossnet-tg compile ./my-model --out phone/ --target cpu:arch=aarch64,mcpu=cortex-a76
       mossnet-tg compile ./my-model --out phone/ --target adreno,vulkan,cpu:arch=aarch64 --abi arm64-v8a
@@ -92,11 +93,12 @@ def command(
     refuse_uncompiled(target)
     place, device = split_place(device)
     host = host_at(place, console.step)
-    names = split_targets(target or default_target(device, host))
+    plan = options.compile_options(chunk, context, weights)
+    quantised = checkpoint.with_weights(plan.weights).is_quantised
+    names = split_targets(target or default_target(device, host), quantised)
     if device and len(names) > 1:
         raise UsageError(f"--device '{device}' is for one target, and there are {len(names)}", "leave it out")
     resolved = [parse_target(name, device, host) for name in names]
-    plan = options.compile_options(chunk, context, weights)
     abi = abi_named(abi)
     folder = prepared(Path(out))
     path = folder / FILE_NAME

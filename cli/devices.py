@@ -33,7 +33,7 @@ def device_of(model: Model) -> dict[str, Any]:
     if model.path is None:  # uncompiled
         return {"name": f"tinygrad:{model.engine.device}"}
     host = model.engine.library
-    device = typed(model.engine.device) if is_gpu(model) else {"name": host.cpu_name}
+    device = typed(model.engine.device) if is_gpu(model) else {**model.engine.device, "name": host.cpu_name}
     return {**device, "place": host.place} if host.place else device
 
 

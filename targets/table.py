@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mossnet_tg.errors import ArtifactError, UsageError
 from mossnet_tg.targets import devices
@@ -118,12 +118,20 @@ _X86_LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 _BASELINE = {"x86_64": "x86-64", "aarch64": "generic"}
 
 
-# Instructions that add up products of four int8: the architecture, the feature, and the least float32 of a vector.
+class Dot(NamedTuple):
+    """An instruction that adds up products of four int8: who has it, and the int32 sums of a vector."""
+
+    arch: str
+    feature: str
+    lanes: int
+
+
+# The best first.
 DOTS = {
-    "avx512vnni": ("x86_64", "avx512vnni", 16),
-    "avxvnni": ("x86_64", "avxvnni", 8),
-    "avx2": ("x86_64", "avx2", 8),
-    "dotprod": ("aarch64", "dotprod", 4),
+    "avx512vnni": Dot("x86_64", "avx512vnni", 16),
+    "avxvnni": Dot("x86_64", "avxvnni", 8),
+    "avx2": Dot("x86_64", "avx2", 8),
+    "dotprod": Dot("aarch64", "dotprod", 4),
 }
 
 
@@ -165,9 +173,9 @@ def _resolve_cpu(options: Mapping[str, str], host: Host | None) -> CpuTarget:
 
 def _dot(arch: str, lanes: int, there: tuple[str, ...], wanted: str | None) -> str:
     """The best of DOTS among the features that are there, or the one that is wanted; "" for none."""
-    known = {name: feature for name, (of, feature, least) in DOTS.items() if of == arch and lanes >= least}
+    known = {name: dot for name, dot in DOTS.items() if dot.arch == arch and dot.lanes <= lanes}
     if wanted is None:
-        return next((name for name, feature in known.items() if feature in there), "")
+        return next((name for name, dot in known.items() if dot.feature in there), "")
     if wanted not in (*known, "none"):
         raise UsageError(f"target cpu: dot is '{wanted}', expected {', '.join([*known, 'none'])}")
     return "" if wanted == "none" else wanted
@@ -318,7 +326,7 @@ KINDS: dict[str, Kind] = {
             "cpu",
             {
                 "arch": "x86_64 or aarch64; default: this machine's",
-                "mcpu": "a processor or level that LLVM knows; default: this machine's level",
+                "mcpu": "a processor or level that LLVM knows, or all, in one file; default: this machine's level",
                 "dot": f"how quantised weights are multiplied: {', '.join(DOTS)} or none; default: the best there is",
             },
             _resolve_cpu,
@@ -366,9 +374,35 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def split_targets(text: str) -> list[str]:
+# What `mcpu=all` stands for, the best first, and whether it differs for quantised weights only.
+_EVERY = {
+    "x86_64": (
+        ("mcpu=x86-64-v4,dot=avx512vnni", True),
+        ("mcpu=x86-64-v4", False),
+        ("mcpu=x86-64-v3,dot=avxvnni", True),
+        ("mcpu=x86-64-v3", False),
+        ("mcpu=x86-64-v2", False),
+    ),
+    "aarch64": (("mcpu=generic,dot=dotprod", True), ("mcpu=generic", False)),
+}
+
+
+def _every(name: str, quantised: bool) -> list[str]:
+    """The targets for all processors of an architecture, if the target `name` is that; else itself."""
+    kind, _, rest = name.partition(":")
+    given = dict(part.partition("=")[::2] for part in rest.split(","))
+    if kind != "cpu" or given.get("mcpu") != "all":
+        return [name]
+    arch = given.get("arch", this_machine().cpu_arch)
+    if arch not in _EVERY or given.keys() - {"arch", "mcpu"}:
+        raise UsageError(f"target {name}: with mcpu=all expected nothing but arch={' or arch='.join(_EVERY)}")
+    return [f"cpu:arch={arch},{options}" for options, only_quantised in _EVERY[arch] if quantised or not only_quantised]
+
+
+def split_targets(text: str, quantised: bool = False) -> list[str]:
     """The targets of a list with commas, which also stand between a target's options: `cpu:arch=aarch64,mcpu=x,vulkan`
-    are two. Raises UsageError for one that is there twice.
+    are two. `cpu:mcpu=all` becomes one for each level that makes a difference, to weights that are `quantised` or not.
+    Raises UsageError for one that is there twice.
     """
     found: list[str] = []
     for part in text.split(","):
@@ -376,6 +410,7 @@ def split_targets(text: str) -> list[str]:
             found[-1] += f",{part}"
         else:
             found.append(part)
+    found = [each for name in found for each in _every(name, quantised)]
     if twice := sorted({name for name in found if found.count(name) > 1}):
         raise UsageError(f"target {twice[0]} is there twice")
     return found

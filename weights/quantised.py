@@ -32,7 +32,12 @@ class Groups(NamedTuple):
 
 def may_be_quantised(name: str, shape: tuple[int, ...]) -> bool:
     """Whether tensor `name` is one that kernels read in groups."""
-    return (name in _OUTER or name.split(".")[-2] in _MATRICES) and shape[-1] % GROUP == 0
+    return (name in _OUTER or _module(name) in _MATRICES) and shape[-1] % GROUP == 0
+
+
+def _module(name: str) -> str:
+    """The last part but one of a tensor's name."""
+    return name.rpartition(".")[0].rpartition(".")[2]
 
 
 def dtype_for(name: str, shape: tuple[int, ...], dtype: str, wanted: str) -> str:
@@ -41,7 +46,7 @@ def dtype_for(name: str, shape: tuple[int, ...], dtype: str, wanted: str) -> str
     Vectors, rates and routers stay as they are. A matrix that has no groups becomes f16; in a q4 model the embedding,
     whose rows are the input and, tied, the output, is q8.
     """
-    is_matrix = name.endswith(".weight") and (name in _OUTER or name.split(".")[-2] in (*_MATRICES, "dt_proj"))
+    is_matrix = name.endswith(".weight") and (name in _OUTER or _module(name) in (*_MATRICES, "dt_proj"))
     if not is_matrix:
         return dtype
     if wanted not in BITS:

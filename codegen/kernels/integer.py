@@ -7,8 +7,9 @@ lanes; after each group the sums are scaled. Nothing is summed across lanes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
@@ -16,22 +17,26 @@ from tvm.script.ir_builder import tirx as T
 from mossnet_tg.codegen.kernels.build import Expr, local, vector
 from mossnet_tg.codegen.kernels.panel import Panel
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
+from mossnet_tg.targets.table import DOTS
 from mossnet_tg.weights.quantised import BITS, GROUP
 
 _MOST_CODES = 1 << 15  # of a token's slots: they lie on the stack
 _QUADS = GROUP // 4
 
 
+Emit: TypeAlias = Callable[[Expr, Expr, Expr], Expr]
+
+
 @dataclass(frozen=True)
 class Dot:
-    """One kind of instruction: `emit(sums, weights, activations)` adds to int32 sums; the other two are words of four
-    codes, the activations' signed. `signed`: so are the weights' of eight bits, else they are with their offset.
+    """An instruction of `table.DOTS`: `emit(sums, weights, activations)` adds to int32 sums; the other two are words of
+    four codes, the activations' signed. `signed`: so are the weights' of eight bits, else they are with their offset.
     """
 
     lanes: int
     feature: str
     signed: bool
-    emit: Callable[[Expr, Expr, Expr], Expr]
+    emit: Emit
 
 
 def _ramp(base: Expr, lanes: int) -> Expr:
@@ -42,7 +47,7 @@ def _bytes(words: Expr, lanes: int) -> Expr:
     return T.reinterpret(f"int8x{4 * lanes}", words)
 
 
-def _vnni(lanes: int) -> Callable[[Expr, Expr, Expr], Expr]:
+def _vnni(lanes: int) -> Emit:
     name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
     return lambda sums, w, x: T.call_llvm_pure_intrin(f"int32x{lanes}", name, sums, _bytes(w, lanes), _bytes(x, lanes))
 
@@ -63,20 +68,20 @@ def _neon(sums: Expr, w: Expr, x: Expr) -> Expr:
     return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", sums, _bytes(w, 4), _bytes(x, 4))
 
 
-DOTS = {
-    "avx512vnni": Dot(16, "avx512vnni", False, _vnni(16)),
-    "avxvnni": Dot(8, "avxvnni", False, _vnni(8)),
-    "avx2": Dot(8, "", True, _avx2),
-    "dotprod": Dot(4, "dotprod", True, _neon),
+_EMITTED: Mapping[str, tuple[bool, Emit]] = {
+    "avx512vnni": (False, _vnni(16)),
+    "avxvnni": (False, _vnni(8)),
+    "avx2": (True, _avx2),
+    "dotprod": (True, _neon),
 }
 
 
 def dot_of(s: CpuSchedule, dtypes: Sequence[str], n_codes: int) -> Dot | None:
     """How a product with matrices of these types is computed in integers; None where it is not."""
-    dot = DOTS.get(s.dot)
-    if dot is None or s.width % dot.lanes or n_codes > _MOST_CODES or not all(dtype in BITS for dtype in dtypes):
+    if not s.dot or n_codes > _MOST_CODES or not all(dtype in BITS for dtype in dtypes):
         return None
-    return dot
+    _, feature, lanes = DOTS[s.dot]
+    return None if s.width % lanes else Dot(lanes, feature, *_EMITTED[s.dot])
 
 
 class Activations:

@@ -224,8 +224,8 @@ def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSche
     dot = dot_of(s, dtypes, n_rows * op.n_in) if op.n_tokens == 1 else None
     codes = partial(_codes, dot, n_rows, op.n_in, lambda b, r, k: b[x][r * op.x_stride + k])
     with tile_kernel(name, params, panels * (op.top_k if spread else 1), s.group_size, codes) as k:
-        body = ExpertBody(op, s, k.by_name, dtypes, k.tile % panels if spread else k.tile)
-        body.codes = (dot, k.shared) if dot else None
+        panel = k.tile % panels if spread else k.tile
+        body = ExpertBody(op, s, k.by_name, dtypes, panel, integer=(dot, k.shared) if dot else None)
         if spread:
             body.one_token(k.tile // panels)
         elif op.n_tokens == 1:
@@ -247,7 +247,7 @@ def expert_panels(
 
 class ExpertBody:
     """The four loop structures of an ExpertMatmul around the same register tile, for one panel of outputs. Output n of
-    a slot goes to `out[place(slot, n)]`.
+    a slot goes to `out[place(slot, n)]`; `integer`: how one token is computed, unless in floats.
     """
 
     def __init__(
@@ -258,10 +258,11 @@ class ExpertBody:
         dtypes: Sequence[str],
         panel: Expr,
         place: Callable[[Expr, Expr], Expr] | None = None,
+        integer: tuple[Dot, Activations] | None = None,
     ) -> None:
         self.op, self.s, self.buffers, self.dtypes, self.panel = op, s, buffers, dtypes, panel
         self.place = place or (lambda slot, n: slot * op.n_out + n)
-        self.codes: tuple[Dot, Activations] | None = None
+        self.integer = integer
 
     def one_token(self, slot: Expr) -> None:
         """Decode: the panel of one slot."""
@@ -316,9 +317,9 @@ class ExpertBody:
                 self._store(tile, r, groups[op.n_experts + 1 + first + r], expert)
 
     def _one_row(self, slot: Expr, expert: Expr) -> Tile | IntegerTile:
-        if self.codes is None:
+        if self.integer is None:
             return Tile(self.s, self.op.n_in, [self._row(slot)], self._panels(expert))
-        dot, activations = self.codes
+        dot, activations = self.integer
         return IntegerTile(self.s, dot, activations, slot if self.op.per_slot else 0, self._panels(expert))
 
     def _expert(self, slot: Expr) -> Expr:

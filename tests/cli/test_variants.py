@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from mossnet_tg import Model
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.engine import CompiledModel
-from mossnet_tg.errors import MossnetError
+from mossnet_tg.errors import MossnetError, UsageError
 from mossnet_tg.targets.table import split_targets
 from tests.cli.conftest import Run
 from tests.devices import ROWS
@@ -25,6 +26,28 @@ def several(run: Run, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     done = run("compile", tiny, "--target", "adreno,vulkan,cpu", "--chunk", "8", "-o", folder)
     assert done.exit_code == 0, done.stderr
     return folder / "model.moss"
+
+
+def test_every_processor() -> None:
+    assert split_targets("vulkan,cpu:arch=aarch64,mcpu=all") == ["vulkan", "cpu:arch=aarch64,mcpu=generic"]
+    found = split_targets("cpu:mcpu=all,arch=x86_64", quantised=True)
+    assert [name.partition("mcpu=")[2] for name in found] == [
+        "x86-64-v4,dot=avx512vnni", "x86-64-v4", "x86-64-v3,dot=avxvnni", "x86-64-v3", "x86-64-v2",
+    ]  # fmt: skip
+    assert [name.partition("mcpu=")[2] for name in split_targets("cpu:arch=x86_64,mcpu=all")] == [
+        "x86-64-v4", "x86-64-v3", "x86-64-v2",
+    ]  # fmt: skip
+    for wrong in ("cpu:mcpu=all,dot=avx2", "cpu:arch=mips,mcpu=all"):
+        with pytest.raises(UsageError, match="expected nothing but arch="):
+            split_targets(wrong)
+
+
+def test_a_processors_variant_is_named(run: Run, tiny: Path, tmp_path: Path) -> None:
+    """The text of the best level here is that of the one that is compiled for this machine."""
+    assert run("compile", tiny, "--target", "cpu:mcpu=all", "--chunk", "8", "-o", tmp_path).exit_code == 0
+    found = run("generate", "-m", tmp_path / "model.moss", "--allow-native", *PROMPT, "-v")
+    assert found.exit_code == 0 and found.stdout == run("generate", "-m", tiny, *PROMPT).stdout
+    assert re.search(r"variant 1 of \d: cpu:arch=", found.stderr)
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from mossnet_tg.codegen import moss_file
-from mossnet_tg.codegen.compile import compile_checkpoint
+from mossnet_tg.codegen.compile import compile_checkpoint, compile_for_several
 from mossnet_tg.codegen.link import link
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.engine import CompiledModel
-from mossnet_tg.targets.table import parse_target
+from mossnet_tg.targets.table import parse_target, split_targets
 from mossnet_tg.weights.checkpoint import Checkpoint
 from tests.codegen.random_models import CHUNK, N_SCORED, compile_only, quantisable, reference, tokens, worst
 from tests.cross.programs import GCC, SCORE, built, emulator
@@ -61,6 +61,28 @@ def test_integers_on_arm64(weights, tmp_path):
         scored = session.score(ids)
         decoded = [session.decode(int(token)) for token in ids[:3]]
     assert worst(found, np.concatenate([scored, decoded])) < 2e-4
+
+
+def test_one_file_for_every_arm64(tmp_path):
+    """Of `mcpu=all`, a processor with dot products takes the integers and one without them the floats."""
+    quantisable().save(tmp_path)
+    checkpoint, ids = Checkpoint.open(tmp_path), tokens(8)
+    path, options = tmp_path / "all.moss", CompileOptions(CHUNK, weights="q8")
+    targets = [parse_target(name) for name in split_targets("cpu:arch=aarch64,mcpu=all", quantised=True)]
+    compile_for_several(checkpoint, targets, path, options, lambda _: None)
+    rounding = {}
+    for processor in ("max", "cortex-a53"):
+
+        def logits(ids, processor=processor):
+            """... after each id, and after the first three once more, which are decoded."""
+            qemu, *rest = emulator("linux-arm64")
+            command = [qemu, "-cpu", processor, *rest, built("linux-arm64", "gcc", SCORE), path, *map(str, ids)]
+            run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            assert run.returncode == 0, run.stderr
+            return np.array([line.split() for line in run.stdout.splitlines()], np.float64)
+
+        rounding[processor] = worst(logits(ids)[-3:], logits([*ids, *ids[:3]])[len(ids) : len(ids) + 3])
+    assert rounding["cortex-a53"] < 2e-4 < 1e-3 < rounding["max"]
 
 
 def test_constants_of_every_width_are_found(tmp_path):

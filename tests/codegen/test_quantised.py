@@ -13,12 +13,11 @@ from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.compile import compile_checkpoint
 from mossnet_tg.codegen.kernels.dispatch import generate_op
 from mossnet_tg.codegen.kernels.groups import pack
-from mossnet_tg.codegen.kernels.integer import DOTS
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.engine import CompiledModel, Library
 from mossnet_tg.ops import ExpertMatmul
 from mossnet_tg.targets import table
-from mossnet_tg.targets.table import parse_target
+from mossnet_tg.targets.table import DOTS, parse_target
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.quantised import dequantise, quantise
 from mossnet_tg.weights.reference.model import MossNet
@@ -27,8 +26,8 @@ from tests.codegen.random_models import CHUNK, N_SCORED, quantisable, tokens, wo
 from tests.devices import CPU, ROWS
 
 F32, INTEGER = 2e-4, 0.1  # of the largest logit
-HERE = [name for name, (arch, feature, _) in table.DOTS.items()
-        if arch == Library.default().cpu_arch and feature in Library.default().cpu_features]  # fmt: skip
+HERE = [name for name, dot in DOTS.items()
+        if dot.arch == Library.default().cpu_arch and dot.feature in Library.default().cpu_features]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,7 @@ def test_integers_are_close(dot: str, weights: str, folder: Path, tmp_path: Path
         session.reset()
         errors = [worst(session.decode(int(token)), expected[i]) for i, token in enumerate(tokens(8))]
     assert F32 < np.median(errors) < INTEGER
-    assert DOTS[dot].feature in {*moss_file.read(path).meta["features"].split(","), ""}
+    assert DOTS[dot].feature in moss_file.read(path).meta["features"].split(",")
 
 
 def rounded(x: Any) -> Any:

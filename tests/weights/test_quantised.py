@@ -134,6 +134,8 @@ W1, ROUTER = "layers.0.mlp.w1.weight", "layers.0.ssm.router.weight"
         (lambda t: t.update({f"{W1}.q4_scale": t[f"{W1}.q4_scale"].astype(np.float32)}), "is f32 .*, expected f16"),
         (lambda t: t.update({W1: np.zeros((8, 112, 192), np.float32)}), "beside another form"),
         (lambda t: t.update({"norm_f.weight.q8": t.pop("norm_f.weight").astype(np.int8)}), "cannot be"),
+        (lambda t: t.update({"x.q8": np.zeros(32, np.int8), ".q4": np.zeros(16, np.uint8)}), "cannot be"),
+        (lambda t: t.update({f"{W1}.q4": np.zeros((), np.uint8)}), r"is u8 \[\], expected u8 of a matrix"),
         (lambda t: t.update({ROUTER + ".q8": t.pop(ROUTER).astype(np.int8)}), "cannot be"),
     ],
 )  # fmt: skip
