@@ -55,13 +55,16 @@ def element(buffer: Buffer | Parts, base: Expr, k: Expr, lane: Expr, dtype: str,
     return code * scale(buffer, base, group, lane, width)
 
 
-def four(
+def quad_word(
     buffer: Buffer | Parts, base: Expr, group: Expr, quad: Expr, lane: Expr, dtype: str, n_k: int, width: int
-) -> list[Expr]:
-    """The codes of elements 4 quad to 4 quad + 3 of a group, less the offset, float32: without the scale."""
-    word, shift = _place(dtype, quad)
-    words_ = T.bind(row(buffer, base, group, word, lane, dtype, n_k, width))
-    return [_code(words_, shift + 8 * b, dtype) for b in range(4)]
+) -> Expr:
+    """The word that holds elements 4 quad to 4 quad + 3 of a group."""
+    return row(buffer, base, group, _place(dtype, quad)[0], lane, dtype, n_k, width)
+
+
+def quad_code(word: Expr, quad: Expr, b: int, dtype: str) -> Expr:
+    """Of such a word, the code of element 4 quad + b less the offset, float32: without the scale."""
+    return _code(word, _place(dtype, quad)[1] + 8 * b, dtype)
 
 
 def scale(buffer: Buffer | Parts, base: Expr, group: Expr, lane: Expr, width: int, native: bool = False) -> Expr:
@@ -107,4 +110,4 @@ def _u32(value: Any) -> Expr:
 def _code(word: Expr, shift: Any, dtype: str) -> Expr:
     bits = BITS[dtype]
     code = T.bitwise_and(T.shift_right(word, _u32(shift)), T.uint32((1 << bits) - 1))
-    return T.cast(T.cast(code, "int32") - T.int32(1 << (bits - 1)), "float32")
+    return T.cast(T.cast(code, "int32"), "float32") - T.float32(1 << (bits - 1))

@@ -52,6 +52,15 @@ class Panel:
         begin = groups.begin(self.base, group, word, self.dtype, self.n_k, self.width)
         prefetch(self.buffer, begin, self.width, "uint32")
 
+    def quad_word(self, group: Expr, quad: Expr, lane: Expr) -> Expr:
+        """Of a quantised one: the word that holds four neighbours along k."""
+        return groups.quad_word(self.buffer, self.base, group, quad, lane, self.dtype, self.n_k, self.width)
+
+    def quad_code(self, word: Expr, quad: Expr, b: int) -> Expr:
+        """The code of one of the four less the offset, float32."""
+        return groups.quad_code(word, quad, b, self.dtype)
+
     def four(self, group: Expr, quad: Expr, lane: Expr) -> list[Expr]:
-        """Of a quantised one: the codes of four neighbours along k, less the offset, float32."""
-        return groups.four(self.buffer, self.base, group, quad, lane, self.dtype, self.n_k, self.width)
+        """The codes of all four."""
+        word = T.bind(self.quad_word(group, quad, lane))
+        return [self.quad_code(word, quad, b) for b in range(4)]

@@ -95,6 +95,13 @@ def test_float32_weights(tmp_path):
 
 
 @needs_clang
+@pytest.mark.parametrize("weights", ["q8", "q4"])
+def test_quantised_weights(weights, tmp_path):
+    moss = compiled(size_class("S"), tmp_path, options=CompileOptions(weights=weights))
+    assert weights in moss.meta["weights"].split() and check(moss, limits(), CLANG) == []
+
+
+@needs_clang
 def test_class_l():
     """1034 million parameters and the embedding, as the file that goes to a phone."""
     with tempfile.TemporaryDirectory(prefix="mossnet-class-l-") as folder:  # pytest would keep three of them

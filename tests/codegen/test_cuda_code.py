@@ -62,6 +62,8 @@ def models() -> Iterator[Model]:
         yield f"{mode}_{dtype}", config(mode), dtype, MODES[mode][2], small
     swa = {"layers": [3], "window": 2048, "n_heads": 4, "n_kv_heads": 4, "head_dim": 64}
     yield "S", size_class("S", swa=swa), "F16", False, CompileOptions()
+    for weights in ("q8", "q4"):
+        yield f"S_{weights}", size_class("S", swa=swa), "F16", False, CompileOptions(weights=weights)
 
 
 def kernels_of(models: Iterable[Model], folder: Path, target: Target = TARGET) -> dict[str, Kernel]:
@@ -69,7 +71,9 @@ def kernels_of(models: Iterable[Model], folder: Path, target: Target = TARGET) -
     found: dict[Any, Kernel] = {}
     for name, model, dtype, shared_a, options in models:
         checkpoint = zeros(model, folder, dtype, shared_a)
-        plan = make_plan(checkpoint, backend(target).schedule(target), options, lambda _: None)
+        plan = make_plan(
+            checkpoint.with_weights(options.weights), backend(target).schedule(target), options, lambda _: None
+        )
         for kernel in (function.generated for function in plan.functions):
             nameless = structural_hash(kernel.func.without_attr("global_symbol"), map_free_vars=True)
             key = (nameless, *((p.name, p.written) for p in kernel.buffers))

@@ -45,7 +45,7 @@ def test_same_logits(row, mode, dtype, tmp_path):
 
 def test_parts_are_whole_panels():
     panels = Panels(4, most_bytes=500)
-    assert panels.parts((3, 10, 5), 4) == (120, 60)  # 9 panels of 20 elements, of which 6 fit
-    assert Panels(4).parts((3, 10, 5), 4) == (180,)
+    assert panels.parts((3, 10, 5), "float32") == (120, 60)  # 9 panels of 20 elements, of which 6 fit
+    assert Panels(4).parts((3, 10, 5), "float32") == (180,)
     with pytest.raises(MossnetError, match="4 rows of a matrix"):
-        panels.parts((10, 100), 4)
+        panels.parts((10, 100), "float32")

@@ -62,7 +62,11 @@ class Block:
                 with vector(each) as v:
                     T.buffer_store(xs[-1], row(i * each + v), [v])
             for panel, accs in zip(self.panels, self.accs, strict=True):
-                for j, of_k in enumerate(self._weights(panel, i * each, each)):
+                weight = self._weights(panel, i * each)
+                for j in range(each):
+                    of_k = local(self.s.vector)
+                    with vector(self.s.vector) as v:
+                        T.buffer_store(of_k, weight(j, v), [v])
                     for acc, x in zip(accs, xs, strict=True):
                         with vector(self.s.vector) as v:
                             T.buffer_store(acc, acc[v] + x[j] * of_k[v], [v])
@@ -88,20 +92,17 @@ class Block:
                             four = four + x[j] * weights[j][v]
                         T.buffer_store(acc, acc[v] + T.cast(four, "float32"), [v])
 
-    def _weights(self, panel: Panel, k: Expr, n: int) -> list[Buffer]:
-        """This thread's outputs at k and the n - 1 behind it."""
-        found = [local(self.s.vector) for _ in range(n)]
+    def _weights(self, panel: Panel, k: Expr) -> Callable[[int, Expr], Expr]:
+        """weight(j, v): element k + j of this thread's output v."""
+        first, n = self.column * self.s.vector, self.s.vector
+        if not panel.quantised:
+            return lambda j, v: panel.weight(k + j, first + v)
         group, quad = T.bind(div(k, GROUP)), T.bind(div(mod(k, GROUP), 4))
-        with vector(self.s.vector) as v:
-            lane = self.column * self.s.vector + v
-            if panel.quantised:
-                scale = T.bind(panel.scale(group, lane))
-                values = [code * scale for code in panel.four(group, quad, lane)]
-            else:
-                values = [panel.weight(k + j, lane) for j in range(n)]
-            for of_k, value in zip(found, values, strict=True):
-                T.buffer_store(of_k, value, [v])
-        return found
+        words, scales = local(n, "uint32"), local(n)
+        with vector(n) as v:
+            T.buffer_store(words, panel.quad_word(group, quad, first + v), [v])
+            T.buffer_store(scales, panel.scale(group, first + v), [v])
+        return lambda j, v: panel.quad_code(words[v], quad, j) * scales[v]
 
 
 def _tokens(s: GpuSchedule, n_tokens: int) -> tuple[int, int, int]:

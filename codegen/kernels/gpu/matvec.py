@@ -82,11 +82,11 @@ class Columns:
         group, quad = T.bind(div(k, GROUP)), T.bind(div(mod(k, GROUP), _K))
         with vector(self.s.vector) as v:
             lane = self.column * self.s.vector + v
-            first, *others = panel.four(group, quad, lane)
-            total = x[0] * first
-            for j, code in enumerate(others):
-                total = total + x[j + 1] * code
-            T.buffer_store(acc, acc[v] + total * panel.scale(group, lane), [v])
+            scale = T.bind(panel.scale(group, lane))
+            total = acc[v]
+            for j, code in enumerate(panel.four(group, quad, lane)):
+                total = total + x[j] * (code * scale)
+            T.buffer_store(acc, total, [v])
 
     def finish(self, n_out: int, panel: Expr, store: Callable[[Expr, Expr], None]) -> None:
         """Sum over the group, then store(v, n) for each output n = n(panel, column, v) that exists."""
