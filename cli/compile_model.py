@@ -89,13 +89,12 @@ def command(
     from mossnet_tg.targets.table import KINDS, parse_target, split_targets
     from mossnet_tg.targets.transport import split_place
 
-    checkpoint = uncompiled(model)
+    checkpoint = uncompiled(model, weights)
     refuse_uncompiled(target)
     place, device = split_place(device)
     host = host_at(place, console.step)
-    plan = options.compile_options(chunk, context, weights)
-    quantised = checkpoint.with_weights(plan.weights).is_quantised
-    names = split_targets(target or default_target(device, host), quantised)
+    plan = options.compile_options(chunk, context)
+    names = split_targets(target or default_target(device, host), checkpoint.is_quantised)
     if device and len(names) > 1:
         raise UsageError(f"--device '{device}' is for one target, and there are {len(names)}", "leave it out")
     resolved = [parse_target(name, device, host) for name in names]
@@ -140,13 +139,15 @@ def refuse_uncompiled(text: str | None) -> None:
         raise UsageError(f"target '{text}' runs a model uncompiled", "only mossnet-tg generate takes it")
 
 
-def uncompiled(model: str | None) -> Checkpoint:
-    """The checkpoint at a path, the demo without one. Raises MossnetError; UsageError for a compiled model."""
+def uncompiled(model: str | None, weights: str | None = None) -> Checkpoint:
+    """The checkpoint at a path, the demo without one, with its matrices converted to `weights` if that is given. Raises
+    MossnetError; UsageError for a compiled model.
+    """
     from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
     if model is not None and _is_compiled(Path(model)):
         raise UsageError(f"{model}: a compiled model, expected a checkpoint", "mossnet-tg inspect shows what it holds")
-    return Checkpoint.open(DEMO if model is None else model)
+    return Checkpoint.open(DEMO if model is None else model).with_weights(weights or "")
 
 
 def _is_compiled(path: Path) -> bool:

@@ -49,8 +49,8 @@ def command(
       mossnet-tg export ./my-model --format onnx --out onnx/
       mossnet-tg export --out demo-onnx/ --chunk 64
     """
-    plan = options.compile_options(chunk, context, weights)
-    checkpoint = uncompiled(model).with_weights(plan.weights)
+    plan = options.compile_options(chunk, context)
+    checkpoint = uncompiled(model, weights)
     try:
         import onnx  # noqa: F401
     except ImportError:

@@ -63,7 +63,7 @@ def load_model(console: Console, wanted: Wanted, needs_text: bool = False) -> Lo
             f"{wanted.path}: no tokenizer.json, which text takes", "copy the model's tokenizer.json beside config.json"
         )
     started = time.perf_counter()
-    plan = options.compile_options(wanted.chunk, wanted.context, wanted.weights)
+    plan = options.compile_options(wanted.chunk, wanted.context)
     try:
         model = Model.load(
             wanted.path,
@@ -74,7 +74,7 @@ def load_model(console: Console, wanted: Wanted, needs_text: bool = False) -> Lo
             progress=console.step,
             chunk=plan.chunk,
             context=plan.context,
-            weights=plan.weights,
+            weights=wanted.weights or "",
         )
     except ConsentError as e:
         hint = "add --allow-native if you trust who made the file"

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from mossnet_tg.cli.console import Console
-from mossnet_tg.codegen.options import WEIGHTS, CompileOptions
+from mossnet_tg.codegen.options import CompileOptions
+from mossnet_tg.weights.weight_types import WEIGHT_TYPES
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -94,20 +95,17 @@ plan = _all(
     click.option(
         "--weights",
         metavar="TYPE",
-        help=f"Convert the weights to {', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]} (see: mossnet-tg quantize --help)."
+        help=f"Convert the weights to {', '.join(WEIGHT_TYPES[:-1])} or {WEIGHT_TYPES[-1]}"
+        " (see: mossnet-tg quantize --help)."
         "  [default: as in the checkpoint]",
     ),
 )
 
 
-def compile_options(chunk: int | None, context: int | None, weights: str | None) -> CompileOptions:
-    """What `plan` was given, and the defaults for the rest; UsageError for what is out of range."""
-    plan = CompileOptions()
-    return CompileOptions(
-        plan.chunk if chunk is None else chunk,
-        plan.context if context is None else context,
-        plan.weights if weights is None else weights,
-    )
+def compile_options(chunk: int | None, context: int | None) -> CompileOptions:
+    """What `plan` was given of them, and the defaults for the rest; UsageError for what is out of range."""
+    given = {key: value for key, value in (("chunk", chunk), ("context", context)) if value is not None}
+    return CompileOptions(**given)
 
 
 allow_native = click.option(

@@ -13,13 +13,13 @@ from mossnet_tg.cli import options
 from mossnet_tg.cli.compile_model import prepared, uncompiled
 from mossnet_tg.cli.console import Console
 from mossnet_tg.cli.facts import count, human
-from mossnet_tg.codegen.options import WEIGHTS
 from mossnet_tg.errors import UsageError
+from mossnet_tg.weights.weight_types import WEIGHT_TYPES
 
 
 @click.command()
 @options.model_argument
-@click.option("--type", "type_", type=click.Choice(WEIGHTS), required=True, help="What the matrices become.")
+@click.option("--type", "type_", type=click.Choice(WEIGHT_TYPES), required=True, help="What the matrices become.")
 @click.option("-o", "--out", metavar="DIR", required=True, help="The folder in which the new checkpoint appears.")
 @options.verbosity
 @click.pass_obj

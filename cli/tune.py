@@ -93,10 +93,10 @@ def command(
     if rest:
         raise UsageError(f"'{rest[0]}' behind the model '{verb}' is one argument too many")
     wish = Wish(_seconds(duration), trials, _kernels(kernels), seed)
-    plan = options.compile_options(chunk, context, weights)
+    plan = options.compile_options(chunk, context)
     draw = _drawing(report)
     source = _Source(console, device, tracker, key)
-    device_, found, folder = _run(console, verb or None, target, source, wish, plan, threads)
+    device_, found, folder = _run(console, verb or None, weights or "", target, source, wish, plan, threads)
     if as_json:
         console.out(json.dumps(_plain(found, device_, folder), indent=1) + "\n")
     else:
@@ -111,6 +111,7 @@ def command(
 def _run(
     console: Console,
     model: str | None,
+    weights: str,
     target: str | None,
     source: _Source,
     wish: Wish,
@@ -125,7 +126,7 @@ def _run(
     from mossnet_tg.weights.checkpoint import DEMO, Checkpoint
 
     refuse_uncompiled(target)
-    checkpoint = Checkpoint.open(DEMO if model is None else model).with_weights(plan.weights)
+    checkpoint = Checkpoint.open(DEMO if model is None else model).with_weights(weights)
     with source as runner:
         device = source.device
         resolved = parse_target(target or default_target(device, runner), device, runner)

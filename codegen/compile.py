@@ -39,7 +39,6 @@ def compile_checkpoint(
 
     Raises MossnetError for what the user can mend. The file appears when it is complete, or not at all.
     """
-    checkpoint = checkpoint.with_weights(options.weights)
     schedule = replace(backend(target).schedule(target), tuning=found.choices.tuning)
     write_package(path, [_variant(checkpoint, target, schedule, options, progress, found)], checkpoint, progress)
 
@@ -56,7 +55,6 @@ def compile_for_several(
 
     Raises MossnetError, and makes the file, as `compile_checkpoint`.
     """
-    checkpoint = checkpoint.with_weights(options.weights)
     schedules = [backend(target).schedule(target) for target in targets]
     most_bytes = min(s.most_bytes for s in schedules)
     variants = []

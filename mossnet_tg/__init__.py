@@ -109,15 +109,14 @@ class Model:
                     f"{os.fspath(path)}: target, chunk, context and weights of a compiled model cannot be changed"
                 )
             return cls._load_file(path, allow_native, n_threads, device, host_at(place, progress), progress)
-        from mossnet_tg.codegen.options import CompileOptions
-
-        plan = CompileOptions(chunk, context, weights)
-        checkpoint = Checkpoint.open(DEMO if path is None else path)
+        checkpoint = Checkpoint.open(DEMO if path is None else path).with_weights(weights)
         if target is not None and target.partition(":")[0] == "tinygrad":
             if given := place or device:
                 raise UsageError(f"target {target} names its device itself, and '{given}' was given beside it")
-            return cls._load_plain(checkpoint.with_weights(weights), target.partition(":")[2] or "PYTHON", context)
-        host = host_at(place, progress)
+            return cls._load_plain(checkpoint, target.partition(":")[2] or "PYTHON", context)
+        from mossnet_tg.codegen.options import CompileOptions
+
+        plan, host = CompileOptions(chunk, context), host_at(place, progress)
         target = target or devices.default_target(device, host)
         return cls._load_checkpoint(checkpoint, target, device, plan, n_threads, host, progress)
 

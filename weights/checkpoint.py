@@ -29,15 +29,14 @@ from mossnet_tg.weights.names import Expected, Format, config_of, expected, form
 from mossnet_tg.weights.quantised import BITS, dtype_for
 from mossnet_tg.weights.safetensors_file import (
     MAX_HEADER_BYTES,
-    WEIGHT_DTYPES,
     CheckpointError,
     SafetensorsFile,
     TensorView,
     read_json,
 )
 from mossnet_tg.weights.tensors import Converted, Tensor, joined, renamed
+from mossnet_tg.weights.weight_types import WEIGHT_TYPES
 
-WEIGHT_TYPES = (*WEIGHT_DTYPES, *BITS)
 DEMO = Path(__file__).parent / "demo"  # the bundled demo checkpoint
 
 _CONFIG, _GENERATION, _TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
@@ -148,11 +147,13 @@ class Checkpoint:
         return [name for name, t in self.tensors.items() if any(map(_has_nan, t.parts))]
 
     def with_weights(self, dtype: str) -> Checkpoint:
-        """The same model with its matrices as `dtype`, "f32", "f16", "bf16", "q8" or "q4", converted when they are
-        looked at, each as `quantised.dtype_for` says; itself for "".
+        """The same model with its matrices as `dtype`, one of WEIGHT_TYPES, converted when they are looked at, each as
+        `quantised.dtype_for` says; itself for "". UsageError for another type.
         """
         if not dtype:
             return self
+        if dtype not in WEIGHT_TYPES:
+            raise UsageError(f"weights are '{dtype}', expected {', '.join(WEIGHT_TYPES)}")
         tensors: dict[str, Tensor] = {}
         for name, t in self.tensors.items():
             wanted = dtype_for(name, t.shape, t.dtype, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,8 @@ def test_in_passing_it_is_the_same_model(run: Run, wide: Path, tmp_path: Path) -
     a, b = (moss_file.read_weights(tmp_path / name / "model.moss") for name in "ab")
     assert a.tobytes() == b.tobytes()
     metas = [moss_file.read(tmp_path / name / "model.moss").meta for name in "ab"]
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert manifest["model_hash"] == moss_file.read(tmp_path / "b" / "model.moss").model_hash.hex()
     assert metas[0]["weights"] == metas[1]["weights"] == "f16 f32 q4 q8"
 
 

@@ -40,9 +40,10 @@ def compiled(
     options: CompileOptions = SMALL,
     dtype: str = "F16",
     shared_a: bool = False,
+    weights: str = "",
 ) -> MossFile:
     """What a checkpoint of zeros becomes."""
-    checkpoint, path = zeros(model, folder, dtype, shared_a), folder / "model.moss"
+    checkpoint, path = zeros(model, folder, dtype, shared_a).with_weights(weights), folder / "model.moss"
     compile_checkpoint(checkpoint, parse_target(target), path, options, lambda _: None)
     return moss_file.read(path)
 
@@ -97,7 +98,7 @@ def test_float32_weights(tmp_path):
 @needs_clang
 @pytest.mark.parametrize("weights", ["q8", "q4"])
 def test_quantised_weights(weights, tmp_path):
-    moss = compiled(size_class("S"), tmp_path, options=CompileOptions(weights=weights))
+    moss = compiled(size_class("S"), tmp_path, options=CompileOptions(), weights=weights)
     assert weights in moss.meta["weights"].split() and check(moss, limits(), CLANG) == []
 
 

@@ -46,11 +46,11 @@ def test_logits_on_arm64(mode, dtype, tmp_path):
 def test_integers_on_arm64(weights, tmp_path):
     """Prompts in floats; the last three tokens in integers, which are the same on every processor."""
     quantisable().save(tmp_path)
-    ids, options = tokens(N_SCORED), CompileOptions(CHUNK, weights=weights)
+    ids, checkpoint = tokens(N_SCORED), Checkpoint.open(tmp_path).with_weights(weights)
     paths = {}
     for target in ("cpu:arch=aarch64,dot=dotprod", "cpu:dot=avx2"):
         paths[target] = tmp_path / f"{len(paths)}.moss"
-        compile_checkpoint(Checkpoint.open(tmp_path), parse_target(target), paths[target], options, lambda _: None)
+        compile_checkpoint(checkpoint, parse_target(target), paths[target], CompileOptions(CHUNK), lambda _: None)
     there, here = paths.values()
     assert "dotprod" in moss_file.read(there).meta["features"]
     command = [*emulator("linux-arm64"), built("linux-arm64", "gcc", SCORE), there, *map(str, ids)]
@@ -66,8 +66,8 @@ def test_integers_on_arm64(weights, tmp_path):
 def test_one_file_for_every_arm64(tmp_path):
     """Of `mcpu=all`, a processor with dot products takes the integers and one without them the floats."""
     quantisable().save(tmp_path)
-    checkpoint, ids = Checkpoint.open(tmp_path), tokens(8)
-    path, options = tmp_path / "all.moss", CompileOptions(CHUNK, weights="q8")
+    checkpoint, ids = Checkpoint.open(tmp_path).with_weights("q8"), tokens(8)
+    path, options = tmp_path / "all.moss", CompileOptions(CHUNK)
     targets = [parse_target(name) for name in split_targets("cpu:arch=aarch64,mcpu=all", quantised=True)]
     compile_for_several(checkpoint, targets, path, options, lambda _: None)
     rounding = {}

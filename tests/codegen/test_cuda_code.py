@@ -52,28 +52,25 @@ class Kernel:
     shared_bytes: int
 
 
-Model = tuple[str, Config, str, bool, CompileOptions]
+Model = tuple[str, Config, str, bool, CompileOptions, str]
 
 
 def models() -> Iterator[Model]:
-    """(name, configuration, type of the weights, A_log shared, options)."""
+    """(name, configuration, type of the weights, A_log shared, options, what the weights are converted to)."""
     small = CompileOptions(chunk=CHUNK, context=4 * CHUNK)
     for mode, dtype in itertools.product(MODES, ("F16", "F32")):
-        yield f"{mode}_{dtype}", config(mode), dtype, MODES[mode][2], small
+        yield f"{mode}_{dtype}", config(mode), dtype, MODES[mode][2], small, ""
     swa = {"layers": [3], "window": 2048, "n_heads": 4, "n_kv_heads": 4, "head_dim": 64}
-    yield "S", size_class("S", swa=swa), "F16", False, CompileOptions()
-    for weights in ("q8", "q4"):
-        yield f"S_{weights}", size_class("S", swa=swa), "F16", False, CompileOptions(weights=weights)
+    for weights in ("", "q8", "q4"):
+        yield f"S{weights}", size_class("S", swa=swa), "F16", False, CompileOptions(), weights
 
 
 def kernels_of(models: Iterable[Model], folder: Path, target: Target = TARGET) -> dict[str, Kernel]:
     """Every kernel of the models, those that are the same once."""
     found: dict[Any, Kernel] = {}
-    for name, model, dtype, shared_a, options in models:
-        checkpoint = zeros(model, folder, dtype, shared_a)
-        plan = make_plan(
-            checkpoint.with_weights(options.weights), backend(target).schedule(target), options, lambda _: None
-        )
+    for name, model, dtype, shared_a, options, weights in models:
+        checkpoint = zeros(model, folder, dtype, shared_a).with_weights(weights)
+        plan = make_plan(checkpoint, backend(target).schedule(target), options, lambda _: None)
         for kernel in (function.generated for function in plan.functions):
             nameless = structural_hash(kernel.func.without_attr("global_symbol"), map_free_vars=True)
             key = (nameless, *((p.name, p.written) for p in kernel.buffers))

@@ -48,8 +48,8 @@ def expected_of(checkpoint: Checkpoint) -> Any:
 
 def compiled(folder: Path, target: str, weights: str, out: Path) -> Path:
     path = out / "model.moss"
-    options = CompileOptions(CHUNK, weights=weights)
-    compile_checkpoint(Checkpoint.open(folder), parse_target(target), path, options, lambda _: None)
+    checkpoint = Checkpoint.open(folder).with_weights(weights)
+    compile_checkpoint(checkpoint, parse_target(target), path, CompileOptions(CHUNK), lambda _: None)
     return path
 
 
