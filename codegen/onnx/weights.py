@@ -15,7 +15,6 @@ from mossnet_tg import Progress
 from mossnet_tg.model import Floats, Parameter
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.parameters import parameters, value, value_f32
-from mossnet_tg.weights.quantised import Groups
 
 FILE_NAME = "weights.bin"
 _ALIGN = 4096  # a page, as the format advises for files that are mapped
@@ -75,7 +74,5 @@ def write_weights(checkpoint: Checkpoint, path: Path, progress: Progress) -> dic
 
 def _array(checkpoint: Checkpoint, prefix: str, p: Parameter) -> npt.NDArray[Any]:
     """A parameter's values as they are stored, contiguous."""
-    array = value(checkpoint, prefix, p)
-    if isinstance(array, Groups) or array.dtype == np.uint16:  # the bits of bfloat16
-        array = value_f32(checkpoint, prefix, p)
-    return np.ascontiguousarray(array)
+    narrow = p.matrix and p.source and checkpoint.tensors[prefix + p.source].dtype == "f16"
+    return np.ascontiguousarray((value if narrow else value_f32)(checkpoint, prefix, p))
