@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mossnet_tg.errors import MossnetError
-from mossnet_tg.folders import write_whole
+from mossnet_tg.folders import appearing, write_whole
 from mossnet_tg.weights.checkpoint import Checkpoint
 from mossnet_tg.weights.quantised import BITS, GROUP, Groups, stored
 from mossnet_tg.weights.tensors import Tensor
@@ -27,19 +26,13 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, progress: Callable[[s
 
     The weights appear when they are complete, config.json last. Raises MossnetError when the disk does not take it.
     """
-    path = folder / "model.safetensors"
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(_header(checkpoint))
-                for i, tensor in enumerate(checkpoint.tensors.values()):
-                    progress(f"tensor {i + 1}/{len(checkpoint.tensors)}: {tensor.name}")
-                    for array in _arrays(tensor):
-                        file.write(np.ascontiguousarray(array).data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with appearing(folder / "model.safetensors") as unfinished, unfinished.open("wb") as file:
+            file.write(_header(checkpoint))
+            for i, tensor in enumerate(checkpoint.tensors.values()):
+                progress(f"tensor {i + 1}/{len(checkpoint.tensors)}: {tensor.name}")
+                for array in _arrays(tensor):
+                    file.write(np.ascontiguousarray(array).data)
         if checkpoint.tokenizer_json is not None:
             write_whole(folder / "tokenizer.json", checkpoint.tokenizer_json)
         write_whole(folder / "generation_config.json", _json({"eos_token_id": list(checkpoint.eos_ids)}))
