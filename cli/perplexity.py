@@ -72,8 +72,7 @@ def command(
     token the likeliest. MODEL2 takes the options of MODEL, but for --weights and those that a model.moss has fixed,
     and has to have the same tokens.
 
-    Quantised weights meet activations as they are in prompts, and so here, and on processors rounded ones in decoding:
-    --decode measures that.
+    Tokens are read as those of a prompt are, many at once; with --decode one by one, which is other code and slower.
 
     \b
     Examples:

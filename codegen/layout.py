@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from mossnet_tg.codegen.kernels import groups
 from mossnet_tg.codegen.kernels.build import Param, div, itemsize, load, mod
+from mossnet_tg.codegen.kernels.panel import Panel
 from mossnet_tg.errors import MossnetError
 from mossnet_tg.weights.quantised import BITS, Groups
 from mossnet_tg.weights.tensors import Values
@@ -97,6 +98,6 @@ class Matrix:
         n_k, width = self.shape[-1], self.panels.width
         n, k = div(flat, n_k), mod(flat, n_k)
         if self.dtype in BITS:
-            base = div(n, width) * groups.words(self.dtype, n_k, width)
-            return groups.element(buffer, base, k, mod(n, width), self.dtype, n_k, width)
+            base = div(n, width) * self.panels.elements(n_k, self.dtype)
+            return Panel(buffer, base, self.dtype, n_k, width).element(k, mod(n, width))
         return load(buffer, self.panels.index(n, k, n_k), self.dtype)

@@ -374,17 +374,17 @@ class _Builder:
         kernel = self._read(call.kernel) if isinstance(call.kernel, UOp) else None
         workload = Workload.of(call, kernel, part.n_tokens, matrices)
         found = self._made(workload)
+        places: dict[str, int | None]
         if kernel is not None:
-            slots: list[int | None] = list(kernel.buffers)
-            if len(self._params(found[0])) > len(slots):
-                slots.append(None)
-            return workload, [(found[0], slots)]
-        if len(found) == 1:
+            places = {
+                **{p.name: slot for slot, p in zip(kernel.buffers, kernel.params({}), strict=True)},
+                "params": None,
+            }
+        elif len(found) == 1:
             return workload, [(found[0], list(range(len(call.buffers))))]
-        names = workload.names(self.s)
-        return workload, [
-            (f, [names.index(p.name) if p.name in names else _SCRATCH for p in self._params(f)]) for f in found
-        ]
+        else:
+            places = {name: slot for slot, name in enumerate(workload.names(self.s))}
+        return workload, [(f, [places.get(p.name, _SCRATCH) for p in self._params(f)]) for f in found]
 
     def _read(self, kernel: UOp) -> tensorir.Kernel:
         if kernel.key not in self.kernels:

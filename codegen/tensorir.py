@@ -326,8 +326,9 @@ _ARITHMETIC: dict[Ops, Callable[..., Expr]] = {
 # ---- the functions
 
 
-def generate(name: str, kernel: Kernel, matrices: Mapping[int, Matrix], n_tokens: int, s: Schedule) -> Generated:
-    """The kernel in TensorIR; `matrices` are the slots that are weights in panels.
+def generate(name: str, kernel: Kernel, matrices: Mapping[int, Matrix], n_tokens: int, s: Schedule) -> list[Generated]:
+    """The kernel in TensorIR, or several that run in order; `matrices` are the slots that are weights in panels. Their
+    buffers are called as `Kernel.params` does, or `scratch`.
 
     A dense product over several tokens gets one more parameter at the end, the params buffer of `mossnet_tg.ops`, and
     leaves the rows behind the valid tokens alone.
@@ -335,7 +336,7 @@ def generate(name: str, kernel: Kernel, matrices: Mapping[int, Matrix], n_tokens
     product = _match_product(kernel, matrices, n_tokens)
     if product is not None:
         return _product(name, kernel, product, matrices, n_tokens, s)
-    return _loops(name, kernel, matrices, s)
+    return [_loops(name, kernel, matrices, s)]
 
 
 class _Buffers:
@@ -362,7 +363,7 @@ class _Buffers:
 
 def _product(
     name: str, kernel: Kernel, p: _Product, matrices: Mapping[int, Matrix], n_tokens: int, s: Schedule
-) -> Generated:
+) -> list[Generated]:
     params = kernel.params(matrices)
     if n_tokens > 1:
         params.append(Param("params", 2, "int32"))

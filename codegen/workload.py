@@ -53,10 +53,11 @@ class Workload:
                 slot: Matrix(shape, dtype, s.panels_of(shape, dtype))
                 for slot, (shape, dtype) in zip(self.slots, self.task.matrices, strict=True)
             }
-            return [tensorir.generate(name, self.source, matrices, self.task.n_tokens, s)]
+            return tensorir.generate(name, self.source, matrices, self.task.n_tokens, s)
         return generate_op(name, self.source, [dtype for _, dtype in self.task.matrices], s)
 
     def names(self, schedule: Schedule) -> list[str]:
-        """Of an op that becomes several kernels: its buffers' names in order; one that has none of them is scratch."""
-        assert not isinstance(self.source, tensorir.Kernel)
+        """Of what becomes several kernels: its buffers' names in order; one that has none of them is scratch."""
+        if isinstance(self.source, tensorir.Kernel):
+            return [*(p.name for p in self.source.params({})), "params"]
         return op_params(self.source, [dtype for _, dtype in self.task.matrices], schedule.of_task(self.task))

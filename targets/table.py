@@ -119,7 +119,7 @@ _BASELINE = {"x86_64": "x86-64", "aarch64": "generic"}
 
 
 class Dot(NamedTuple):
-    """An instruction that adds up products of four int8: who has it, and the int32 sums of a vector."""
+    """An instruction that adds up products of int8: who has it, and the int32 sums of a vector."""
 
     arch: str
     feature: str
@@ -131,6 +131,7 @@ DOTS = {
     "avx512vnni": Dot("x86_64", "avx512vnni", 16),
     "avxvnni": Dot("x86_64", "avxvnni", 8),
     "avx2": Dot("x86_64", "avx2", 8),
+    "i8mm": Dot("aarch64", "i8mm", 4),
     "dotprod": Dot("aarch64", "dotprod", 4),
 }
 
@@ -383,7 +384,7 @@ _EVERY = {
         ("mcpu=x86-64-v3", False),
         ("mcpu=x86-64-v2", False),
     ),
-    "aarch64": (("mcpu=generic,dot=dotprod", True), ("mcpu=generic", False)),
+    "aarch64": (("mcpu=generic,dot=i8mm", True), ("mcpu=generic,dot=dotprod", True), ("mcpu=generic", False)),
 }
 
 

@@ -33,8 +33,8 @@ _SMALL_WORK = 16384
 
 @dataclass(frozen=True)
 class Param:
-    """A kernel's buffer: a flat array of `n` elements of `dtype` (numpy's name, bfloat16,
-    float16_bits, or the words of q8 and q4).
+    """A kernel's buffer: a flat array of `n` elements of `dtype` (numpy's name, bfloat16, float16_bits, or the words of
+    q8 and q4).
 
     `parts`: a weight larger than the device allows lies in several buffers of so many elements, one after the other.
     """
@@ -141,7 +141,7 @@ def tile_kernel(
     params: Sequence[Param],
     n_tiles: int,
     group_size: int | None,
-    before: Callable[[list[Buffer]], Any] = lambda buffers: None,
+    before: Callable[[dict[str, Buffer]], Any] | None = None,
 ) -> Iterator[Frame]:
     """Open a kernel whose body computes the tile `frame.tile`. On a CPU, `before` emits what all tiles of a call share.
 
@@ -151,7 +151,7 @@ def tile_kernel(
     if group_size is None:
         with _function(name, params, (n_tiles, 1, 1), (1, 1, 1)) as frame:
             lo, hi = (T.arg(bound, T.int32()) for bound in ("lo", "hi"))
-            frame.shared = before(frame.buffers)
+            frame.shared = before(frame.by_name) if before else None
             with T.serial(lo, hi) as frame.tile:
                 yield frame
         return
@@ -202,11 +202,12 @@ def itemsize(dtype: str) -> int:
     return np.dtype(storage(dtype)).itemsize
 
 
+_STORAGE = {"bfloat16": "uint16", "float16_bits": "uint16", "bool": "uint8", **dict.fromkeys(BITS, "uint32")}
+
+
 def storage(dtype: str) -> str:
     """The type a buffer of `dtype` is declared with: what the processor cannot widen is read as its bits."""
-    return {"bfloat16": "uint16", "float16_bits": "uint16", "bool": "uint8", **dict.fromkeys(BITS, "uint32")}.get(
-        dtype, dtype
-    )
+    return _STORAGE.get(dtype, dtype)
 
 
 def load(buffer: Buffer | Parts, index: Expr, dtype: str, base: Expr = None) -> Expr:
@@ -222,12 +223,18 @@ def load(buffer: Buffer | Parts, index: Expr, dtype: str, base: Expr = None) -> 
         return T.cast(value, "float32")
     if dtype == "bfloat16":  # the upper half of a float32
         return T.reinterpret("float32", T.shift_left(T.cast(value, "uint32"), T.uint32(16)))
-    if dtype == "float16_bits":  # exponent and mantissa moved into place, then the exponents' different zeros made one
-        bits = T.bind(T.cast(value, "uint32"))
-        sign = T.shift_left(T.bitwise_and(bits, T.uint32(0x8000)), T.uint32(16))
-        rest = T.shift_left(T.bitwise_and(bits, T.uint32(0x7FFF)), T.uint32(13))
-        return T.reinterpret("float32", T.bitwise_or(sign, rest)) * T.float32(2.0**112)
+    if dtype == "float16_bits":
+        return widened(T.bind(T.cast(value, "uint32")))
     return value
+
+
+def widened(bits: Expr) -> Expr:
+    """The float32 of a float16 in the lower half of a uint32, whatever is in the upper, without the processor's help.
+    Exponent and mantissa are moved into place, then the exponents' different zeros made one.
+    """
+    sign = T.shift_left(T.bitwise_and(bits, T.uint32(0x8000)), T.uint32(16))
+    rest = T.shift_left(T.bitwise_and(bits, T.uint32(0x7FFF)), T.uint32(13))
+    return T.reinterpret("float32", T.bitwise_or(sign, rest)) * T.float32(2.0**112)
 
 
 def load_half(buffer: Buffer | Parts, index: Expr, base: Expr) -> Expr:

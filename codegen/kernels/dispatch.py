@@ -76,10 +76,10 @@ def linear(
     tokens: int | None,
     row: Callable[[list[Buffer], Expr, Expr], Expr],
     store: Callable[[list[Buffer], Expr, Expr, Expr], None],
-) -> Generated:
+) -> list[Generated]:
     """A dense product, as `kernels.matmul.linear` says."""
     if isinstance(s, CpuSchedule):
         return matmul.linear(name, s, params, n_tokens, n_in, n_out, weight, tokens, row, store)
     if tokens is None:
-        return matvec.matvec(name, s, params, n_in, n_out, weight, row, store)
-    return matmat.matmat(name, s, params, n_tokens, n_in, n_out, weight, tokens, row, store)
+        return [matvec.matvec(name, s, params, n_in, n_out, weight, row, store)]
+    return [matmat.matmat(name, s, params, n_tokens, n_in, n_out, weight, tokens, row, store)]

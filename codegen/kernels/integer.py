@@ -1,8 +1,9 @@
-"""Products of one token with a quantised matrix in integers: what processors do four times as fast as in floats.
+"""Products with a quantised matrix in integers: what processors do several times as fast as in floats.
 
-The token's activations become codes too, in groups like the matrix's, once for each call of the kernel. Then four codes
-of a weight times four of an activation are added up in one int32 lane at once, for as many outputs as a vector has
-lanes; after each group the sums are scaled. Nothing is summed across lanes.
+The activations become codes too, in groups like the matrix's: of one token once for each call of the kernel, of a
+prompt by a kernel that goes before. Then four codes of a weight times four of an activation are added up in one int32
+lane at once, for as many outputs as a vector has lanes; after each group the sums are scaled. Nothing is summed across
+lanes. arm64's i8mm multiplies two tokens' eight codes with two outputs' instead.
 """
 
 from __future__ import annotations
@@ -14,29 +15,30 @@ from typing import TypeAlias
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mossnet_tg.codegen.kernels.build import Expr, local, vector
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, Frame, Generated, Param, local, tile_kernel, vector, when
 from mossnet_tg.codegen.kernels.panel import Panel
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
-from mossnet_tg.targets.table import DOTS
 from mossnet_tg.weights.quantised import BITS, GROUP
 
 _MOST_CODES = 1 << 15  # of a token's slots: they lie on the stack
 _QUADS = GROUP // 4
-
 
 Emit: TypeAlias = Callable[[Expr, Expr, Expr], Expr]
 
 
 @dataclass(frozen=True)
 class Dot:
-    """An instruction of `table.DOTS`: `emit(sums, weights, activations)` adds to int32 sums; the other two are words of
-    four codes, the activations' signed. `signed`: so are the weights' of eight bits, else they are with their offset.
+    """An instruction of `table.DOTS`, by the type of the weights: `q8(sums, weights, activations)` adds to int32 sums;
+    the other two are words of four codes, the activations' signed. `signed`: so are those of q8, else weights are with
+    their offset. `pairs`: it takes two rows and two outputs at once, eight codes of each.
     """
 
     lanes: int
     feature: str
-    signed: bool
-    emit: Emit
+    q8: Emit
+    q4: Emit
+    signed: bool = True
+    pairs: bool = False
 
 
 def _ramp(base: Expr, lanes: int) -> Expr:
@@ -52,62 +54,106 @@ def _vnni(lanes: int) -> Emit:
     return lambda sums, w, x: T.call_llvm_pure_intrin(f"int32x{lanes}", name, sums, _bytes(w, lanes), _bytes(x, lanes))
 
 
-def _avx2(sums: Expr, w: Expr, x: Expr) -> Expr:
-    """A sign is moved from the weight to the activation: the first factor counts as unsigned."""
-    w, x = T.bind(_bytes(w, 8)), _bytes(x, 8)
-
-    def call(result: str, name: str, a: Expr, b: Expr) -> Expr:
-        return T.call_llvm_pure_intrin(result, f"llvm.x86.avx2.{name}", a, b)
-
-    positive, moved = (call("int8x32", "psign.b", a, w) for a in (w, x))
-    pairs = call("int16x16", "pmadd.ub.sw", positive, moved)
-    return sums + call("int32x8", "pmadd.wd", pairs, tirx.Broadcast(T.int16(1), 16))
+def _avx2(result: str, name: str, a: Expr, b: Expr) -> Expr:
+    return T.call_llvm_pure_intrin(result, f"llvm.x86.avx2.{name}", a, b)
 
 
-def _neon(sums: Expr, w: Expr, x: Expr) -> Expr:
-    return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", sums, _bytes(w, 4), _bytes(x, 4))
+def _avx2_q4(sums: Expr, w: Expr, x: Expr) -> Expr:
+    """The first factor counts as unsigned; sums of two products fit 16 bits."""
+    pairs = _avx2("int16x16", "pmadd.ub.sw", _bytes(w, 8), _bytes(x, 8))
+    return sums + _avx2("int32x8", "pmadd.wd", pairs, tirx.Broadcast(T.int16(1), 16))
 
 
-_EMITTED: Mapping[str, tuple[bool, Emit]] = {
-    "avx512vnni": (False, _vnni(16)),
-    "avxvnni": (False, _vnni(8)),
-    "avx2": (True, _avx2),
-    "dotprod": (True, _neon),
+def _avx2_q8(sums: Expr, w: Expr, x: Expr) -> Expr:
+    """A sign is moved from the weight to the activation."""
+    positive, moved = (_avx2("int8x32", "psign.b", _bytes(a, 8), _bytes(w, 8)) for a in (w, x))
+    return _avx2_q4(sums, positive, moved)
+
+
+def _neon(name: str) -> Emit:
+    name = f"llvm.aarch64.neon.{name}.v4i32.v16i8"
+    return lambda sums, w, x: T.call_llvm_pure_intrin("int32x4", name, sums, _bytes(w, 4), _bytes(x, 4))
+
+
+def _alike(lanes: int, feature: str, emit: Emit, signed: bool, pairs: bool = False) -> Dot:
+    return Dot(lanes, feature, emit, emit, signed, pairs)
+
+
+_SDOT = _alike(4, "dotprod", _neon("sdot"), signed=True)
+# By the names of DOTS: for a prompt; those that differ for one token.
+_OF_PROMPTS: Mapping[str, Dot] = {
+    "avx512vnni": _alike(16, "avx512vnni", _vnni(16), signed=False),
+    "avxvnni": _alike(8, "avxvnni", _vnni(8), signed=False),
+    "avx2": Dot(8, "avx2", _avx2_q8, _avx2_q4),
+    "i8mm": _alike(4, "i8mm", lambda sums, w, x: _neon("smmla")(sums, x, w), signed=True, pairs=True),
+    "dotprod": _SDOT,
 }
+_OF_TOKENS = {"i8mm": _SDOT}
 
 
-def dot_of(s: CpuSchedule, dtypes: Sequence[str], n_codes: int) -> Dot | None:
-    """How a product with matrices of these types is computed in integers; None where it is not."""
-    if not s.dot or n_codes > _MOST_CODES or not all(dtype in BITS for dtype in dtypes):
+def dot_of(s: CpuSchedule, dtypes: Sequence[str], n_tokens: int, n_codes: int) -> Dot | None:
+    """How a product of `n_tokens` tokens with matrices of these types is computed in integers; None where it is not.
+    `n_codes` are those of one token.
+    """
+    if not s.dot or not all(dtype in BITS for dtype in dtypes):
         return None
-    _, feature, lanes = DOTS[s.dot]
-    return None if s.width % lanes else Dot(lanes, feature, *_EMITTED[s.dot])
+    if n_tokens > 1:
+        dot, fits = _OF_PROMPTS[s.dot], True
+    else:
+        dot, fits = _OF_TOKENS.get(s.dot, _OF_PROMPTS[s.dot]), n_codes <= _MOST_CODES
+    return dot if fits and s.width % dot.lanes == 0 else None
 
 
-class Activations:
-    """The codes of `n_rows` rows of n_k activations, which `row(r, k)` gives: words of four, a scale for each group and
-    the sum of its codes.
+Row: TypeAlias = Callable[[Expr], Expr]
+
+
+class Codes:
+    """Rows of n_k activations as codes, in a buffer of int32: of each row words of four codes, then for each group the
+    scale's bits and the sum of its codes.
     """
 
-    def __init__(self, n_rows: int, n_k: int, row: Callable[[Expr, Expr], Expr]) -> None:
-        self.n_groups = n_k // GROUP
-        n = n_rows * self.n_groups
-        self.words, self.scales, self.sums = local(n * _QUADS, "int32"), local(n), local(n, "int32")
+    def __init__(self, buffer: Buffer, n_k: int) -> None:
+        self.buffer, self.n_groups = buffer, n_k // GROUP
+
+    @staticmethod
+    def size(n_rows: int, n_k: int) -> int:
+        """The int32 of a buffer for so many rows."""
+        return n_rows * (n_k // GROUP) * (_QUADS + 2)
+
+    def _at(self, row: Expr, part: int, i: Expr) -> Expr:
+        """Where number i lies of a row's words (0), scales (_QUADS) or sums (_QUADS + 1)."""
+        return row * (self.n_groups * (_QUADS + 2)) + self.n_groups * part + i
+
+    def words(self, row: Expr, first: Expr, n: int) -> Expr:
+        """`n` words from number `first` on."""
+        at = self._at(row, 0, first)
+        return self.buffer[_ramp(at, n) if n > 1 else at]
+
+    def scale(self, row: Expr, group: Expr) -> Expr:
+        """float32."""
+        return T.reinterpret("float32", self.buffer[self._at(row, _QUADS, group)])
+
+    def sum(self, row: Expr, group: Expr) -> Expr:
+        """Of a group's codes."""
+        return self.buffer[self._at(row, _QUADS + 1, group)]
+
+    def fill(self, row: Expr, x: Row) -> None:
+        """Round the activations x(k) of a row."""
         values = local(GROUP)
-        with T.serial(n_rows) as r, T.serial(self.n_groups) as g:
-            at = r * self.n_groups + g
+        with T.serial(self.n_groups) as g:
             with vector(GROUP) as v:
-                T.buffer_store(values, row(r, g * GROUP + v), [v])
+                T.buffer_store(values, x(g * GROUP + v), [v])
             every = values[_ramp(0, GROUP)]
             # Without their sign, floats are in the order of their bits; a NaN is the largest, and so every sum's.
             bits = T.bitwise_and(T.reinterpret(f"int32x{GROUP}", every), tirx.Broadcast(T.int32(0x7FFFFFFF), GROUP))
             largest = T.bind(T.reinterpret("float32", _reduced("smax", bits)))
             inverse = T.bind(T.Select(largest > T.float32(0), T.float32(127) / largest, T.float32(0)))
-            T.buffer_store(self.scales, largest * T.float32(1 / 127), [at])
             codes = T.bind(T.cast(T.nearbyint(every * tirx.Broadcast(inverse, GROUP)), f"int32x{GROUP}"))
-            T.buffer_store(self.sums, _reduced("add", codes), [at])
             words = T.reinterpret(f"int32x{_QUADS}", T.cast(codes, f"int8x{GROUP}"))
-            T.buffer_store(self.words, words, [_ramp(at * _QUADS, _QUADS)])
+            T.buffer_store(self.buffer, words, [_ramp(self._at(row, 0, g * _QUADS), _QUADS)])
+            scale = T.reinterpret("int32", largest * T.float32(1 / 127))
+            T.buffer_store(self.buffer, scale, [self._at(row, _QUADS, g)])
+            T.buffer_store(self.buffer, _reduced("add", codes), [self._at(row, _QUADS + 1, g)])
 
 
 def _reduced(op: str, codes: Expr) -> Expr:
@@ -115,54 +161,177 @@ def _reduced(op: str, codes: Expr) -> Expr:
     return T.call_llvm_pure_intrin("int32", f"llvm.vector.reduce.{op}.v{GROUP}i32", codes)
 
 
+class Rounding:
+    """How the activations of a product in integers become codes: of one token in each call of its kernel, of several by
+    a kernel before it. Of `n_rows` rows the first `n_valid(buffers)` are there, `row(buffers, r, k)` of each; `params`
+    are the product's, and `read` those that this takes. Without a `dot` nothing becomes anything.
+    """
+
+    def __init__(
+        self,
+        dot: Dot | None,
+        name: str,
+        params: Sequence[Param],
+        read: Sequence[Param],
+        n_tokens: int,
+        n_rows: int,
+        n_k: int,
+        n_valid: Callable[[Mapping[str, Buffer]], Expr],
+        row: Callable[[Mapping[str, Buffer], Expr, Expr], Expr],
+    ) -> None:
+        self.dot, self.params, self.n_k = dot, list(params), n_k
+        self.feature = dot.feature if dot else ""
+        self.kernels: list[Generated] = []  # that run before the product's
+        self.before: Callable[[dict[str, Buffer]], Codes] | None = None  # what that one's calls begin with
+        size = Codes.size(n_rows, n_k)
+        if dot and n_tokens > 1:
+            self.params.append(Param("scratch", size, "int32"))
+            made = Param("scratch", size, "int32", written=True, read=False)
+            with tile_kernel(f"{name}_codes", [made, *read], n_rows, None) as k:
+                codes, b = Codes(k.by_name["scratch"], n_k), k.by_name
+                when(k.tile < n_valid(b), lambda: codes.fill(k.tile, lambda i: row(b, k.tile, i)))
+            self.kernels.append(k.generated(4 * n_rows * n_k))
+        elif dot:
+
+            def before(b: dict[str, Buffer]) -> Codes:
+                codes = Codes(local(size, "int32"), n_k)
+                with T.serial(n_rows) as r:
+                    codes.fill(r, lambda i: row(b, r, i))
+                return codes
+
+            self.before = before
+
+    def integer(self, frame: Frame) -> tuple[Dot, Codes] | None:
+        """What `IntegerTile` takes, in the product's kernel."""
+        if self.dot is None:
+            return None
+        return self.dot, frame.shared or Codes(frame.by_name["scratch"], self.n_k)
+
+
 class IntegerTile:
-    """The sums of one row over one panel of each matrix, as `matmul.Tile` has them."""
+    """The sums of some rows, by number, over one panel of each matrix, as `matmul.Tile` has them."""
 
-    n_rows = 1
-
-    def __init__(self, s: CpuSchedule, dot: Dot, activations: Activations, row: Expr, panels: Sequence[Panel]) -> None:
-        self.schedule, self.dot, self.x, self.row = s, dot, activations, row
-        self.sums = [local(s.width) for _ in panels]
-        for acc in self.sums:
-            for j in range(s.width // dot.lanes):
-                T.buffer_store(acc, tirx.Broadcast(T.float32(0), dot.lanes), [_ramp(j * dot.lanes, dot.lanes)])
-        whole, rest = divmod(self.x.n_groups, 2)
+    def __init__(self, s: CpuSchedule, dot: Dot, codes: Codes, rows: Sequence[Expr], panels: Sequence[Panel]) -> None:
+        self.schedule, self.dot, self.codes, self.rows = s, dot, codes, rows
+        # A vector of sums is of one row, or of two and half as many outputs.
+        self.step = 2 if dot.pairs else 1
+        self.firsts = range(0, s.width, dot.lanes // self.step)
+        self.blocks = [list(rows[i : i + self.step]) for i in range(0, len(rows), self.step)]
+        accs = [local(len(self.blocks) * len(self.firsts) * dot.lanes) for _ in panels]
+        for acc in accs:
+            for at in self._places():
+                T.buffer_store(acc, tirx.Broadcast(T.float32(0), dot.lanes), [at])
+        whole, rest = divmod(codes.n_groups, 2)
         with T.serial(whole) as pair:
             for half in range(2):
-                self._group(pair * 2 + half, panels)
+                self._group(pair * 2 + half, accs, panels)
         if rest:
-            self._group(T.int32(2 * whole), panels)
+            self._group(T.int32(2 * whole), accs, panels)
+        self.sums = [self._laid_down(acc) for acc in accs] if len(rows) > 1 else accs
 
-    def _group(self, group: Expr, panels: Sequence[Panel]) -> None:
-        lanes, at = self.dot.lanes, self.row * self.x.n_groups + group
-        for acc, panel in zip(self.sums, panels, strict=True):
-            for word in range(BITS[panel.dtype]):
-                panel.prefetch_words(group, word)
-            signed = self.dot.signed and panel.dtype == "q8"
-            offset = 0 if signed else 1 << (BITS[panel.dtype] - 1)
-            start = T.bind(self.x.sums[at] * T.int32(-offset)) if offset else T.int32(0)
-            for j in range(self.schedule.width // lanes):
-                ramp = _ramp(j * lanes, lanes)
-                sums = tirx.Broadcast(start, lanes)
-                for word, codes in self._codes(panel, group, ramp, signed):
-                    x = tirx.Broadcast(self.x.words[at * _QUADS + word], lanes)
-                    sums = T.bind(self.dot.emit(sums, codes, x))
-                factor = panel.scale(group, ramp, self.schedule.native_half) * tirx.Broadcast(self.x.scales[at], lanes)
-                T.buffer_store(acc, acc[ramp] + T.cast(sums, f"float32x{lanes}") * factor, [ramp])
+    def _places(self) -> list[Expr]:
+        """Where each vector of sums lies: of the first block for each of `firsts`, then of the next."""
+        return [_ramp(i * self.dot.lanes, self.dot.lanes) for i in range(len(self.blocks) * len(self.firsts))]
 
-    def _codes(self, panel: Panel, group: Expr, ramp: Expr, signed: bool) -> list[tuple[int, Expr]]:
-        """(quad, words of four codes) of the group, for the outputs of `ramp`."""
+    def _group(self, group: Expr, accs: Sequence[Buffer], panels: Sequence[Panel]) -> None:
+        for acc, panel in zip(accs, panels, strict=True):
+            bits, emit = BITS[panel.dtype], self.dot.q8 if panel.dtype == "q8" else self.dot.q4
+            offset = 0 if self._signed(panel) else 1 << (bits - 1)
+            starts = [
+                self._spread([self.codes.sum(row, group) * T.int32(-offset) for row in block])
+                if offset
+                else tirx.Broadcast(T.int32(0), self.dot.lanes)
+                for block in self.blocks
+            ]
+            sums = [start for start in starts for _ in self.firsts]
+            for word in range(0, bits, self.step):
+                if len(self.rows) == 1:
+                    panel.prefetch_words(group, word)
+                for i, weights in enumerate(self._weights(panel, group, word)):
+                    quad = word + i * 4
+                    x = [T.bind(self._activations(block, group * _QUADS + quad)) for block in self.blocks]
+                    for n, weight in enumerate(weights):
+                        for b in range(len(self.blocks)):
+                            at = b * len(self.firsts) + n
+                            sums[at] = T.bind(emit(sums[at], weight, x[b]))
+            scales = self._scales(panel, group)
+            for b, block in enumerate(self.blocks):
+                scale = T.bind(self._spread([self.codes.scale(row, group) for row in block]))
+                for n, weight_scale in enumerate(scales):
+                    at = b * len(self.firsts) + n
+                    place = self._places()[at]
+                    total = T.cast(sums[at], f"float32x{self.dot.lanes}") * (weight_scale * scale)
+                    T.buffer_store(acc, acc[place] + total, [place])
+
+    def _signed(self, panel: Panel) -> bool:
+        return self.dot.signed and panel.dtype == "q8"
+
+    def _spread(self, values: Sequence[Expr]) -> Expr:
+        """A value of each row of a block, for the lanes that are the row's."""
+        spread = [tirx.Broadcast(T.bind(value), self.dot.lanes) for value in values]
+        return _shuffled([spread[0], spread[-1]], [0, 1, 4, 5]) if self.dot.pairs else spread[0]
+
+    def _activations(self, block: Sequence[Expr], word: Expr) -> Expr:
+        """What a block's rows give to one instruction."""
+        if not self.dot.pairs:
+            return tirx.Broadcast(self.codes.words(block[0], word, 1), self.dot.lanes)
+        return _shuffled([self.codes.words(row, word, 2) for row in (block[0], block[-1])], [0, 1, 2, 3])
+
+    def _weights(self, panel: Panel, group: Expr, word: int) -> list[list[Expr]]:
+        """For each of the quads that a word holds, or a pair of words, the codes of each of `firsts`."""
+        lanes = self.dot.lanes
+        if not self.dot.pairs:
+            return _transposed([self._codes(panel, group, word, first) for first in self.firsts])
+        found = []
+        for first in range(0, self.schedule.width, lanes):
+            both = (self._codes(panel, group, word + i, first) for i in range(2))
+            zipped = list(zip(*both, strict=True))
+            found += [[_shuffled(two, order) for two in zipped] for order in ([0, 4, 1, 5], [2, 6, 3, 7])]
+        return _transposed(found)
+
+    def _scales(self, panel: Panel, group: Expr) -> list[Expr]:
+        """The scales of each of `firsts`."""
+        lanes = self.dot.lanes
+        found = [
+            T.bind(panel.scale(group, _ramp(first, lanes), self.schedule.native_half))
+            for first in range(0, self.schedule.width, lanes)
+        ]
+        if not self.dot.pairs:
+            return found
+        return [_shuffled([scale], order) for scale in found for order in ([0, 1, 0, 1], [2, 3, 2, 3])]
+
+    def _codes(self, panel: Panel, group: Expr, word: int, first: int) -> list[Expr]:
+        """The codes of the one or two quads in a word, for the outputs from `first` on."""
         lanes = self.dot.lanes
 
         def all_lanes(value: int) -> Expr:
             return tirx.Broadcast(T.uint32(value), lanes)
 
-        rows = [T.bind(panel.words(group, word, ramp)) for word in range(BITS[panel.dtype])]
+        words = T.bind(panel.words(group, word, _ramp(first, lanes)))
         if panel.dtype == "q8":
-            return [(i, T.bitwise_xor(row, all_lanes(0x80808080)) if signed else row) for i, row in enumerate(rows)]
-        low = [T.bitwise_and(row, all_lanes(0x0F0F0F0F)) for row in rows]
-        high = [T.bitwise_and(T.shift_right(row, all_lanes(4)), all_lanes(0x0F0F0F0F)) for row in rows]
-        return list(enumerate([*low, *high]))
+            return [T.bind(T.bitwise_xor(words, all_lanes(0x80808080))) if self._signed(panel) else words]
+        low = T.bitwise_and(words, all_lanes(0x0F0F0F0F))
+        high = T.bitwise_and(T.shift_right(words, all_lanes(4)), all_lanes(0x0F0F0F0F))
+        return [T.bind(low), T.bind(high)]
+
+    def _laid_down(self, acc: Buffer) -> Buffer:
+        """The sums [rows][width], which an epilogue takes row by row."""
+        width, half = self.schedule.width, self.dot.lanes // self.step
+        sums = local(len(self.rows) * width)
+        for i, place in enumerate(self._places()):
+            block, n = divmod(i, len(self.firsts))
+            for r in range(len(self.blocks[block])):
+                row, at = block * self.step + r, place.base + r * half
+                T.buffer_store(sums, acc[_ramp(at, half)], [_ramp(row * width + self.firsts[n], half)])
+        return sums
 
     def sum(self, matrix: int, r: Expr, j: int, v: Expr) -> Expr:
-        return self.sums[matrix][j * self.schedule.lanes + v]
+        return self.sums[matrix][r * self.schedule.width + j * self.schedule.lanes + v]
+
+
+def _shuffled(vectors: Sequence[Expr], order: Sequence[int]) -> Expr:
+    return T.bind(tirx.Shuffle(list(vectors), [T.int32(i) for i in order]))
+
+
+def _transposed(rows: Sequence[Sequence[Expr]]) -> list[list[Expr]]:
+    return [list(column) for column in zip(*rows, strict=True)]

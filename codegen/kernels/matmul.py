@@ -15,7 +15,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
 from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, div, local, tile_kernel, vector, when
-from mossnet_tg.codegen.kernels.integer import Activations, Dot, IntegerTile, dot_of
+from mossnet_tg.codegen.kernels.integer import Codes, Dot, IntegerTile, Rounding, dot_of
 from mossnet_tg.codegen.kernels.panel import Panel
 from mossnet_tg.codegen.layout import Matrix, Panels
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
@@ -69,11 +69,11 @@ class Tile:
                     with vector(s.lanes) as v:
                         T.buffer_store(scale, panel.scale(group, j * s.lanes + v, s.native_half), [j * s.lanes + v])
             with T.serial(GROUP // 4) as quad:
+                k = group * GROUP + quad * 4
                 for acc, panel, scale in zip(accs, panels, scales, strict=True):
                     for j in range(s.vectors):
                         with vector(s.lanes) as v:
                             lane = j * s.lanes + v
-                            k = group * GROUP + quad * 4
                             four = (
                                 [code * scale[lane] for code in panel.four(group, quad, lane)]
                                 if panel.quantised
@@ -85,7 +85,7 @@ class Tile:
                             for r, row in enumerate(rows):
                                 with vector(s.lanes) as v:
                                     at = r * s.width + j * s.lanes + v
-                                    product = row(group * GROUP + quad * 4 + b) * weights[b * s.lanes + v]
+                                    product = row(k + b) * weights[b * s.lanes + v]
                                     T.buffer_store(acc, acc[at] + product, [at])
 
     def _step(
@@ -114,6 +114,20 @@ class Tile:
 
     def sum(self, matrix: int, r: Expr, j: int, v: Expr) -> Expr:
         return self.sums[matrix][r * self.schedule.width + j * self.schedule.lanes + v]
+
+
+def tile(
+    s: CpuSchedule,
+    n_k: int,
+    integer: tuple[Dot, Codes] | None,
+    rows: Sequence[Expr],
+    row: Callable[[Expr, Expr], Expr],
+    panels: Sequence[Panel],
+) -> Tile | IntegerTile:
+    """The sums of some rows, row(r, k) of each, over a panel of each matrix; `integer`: how, unless in floats."""
+    if integer:
+        return IntegerTile(s, *integer, rows, panels)
+    return Tile(s, n_k, [partial(row, r) for r in rows], panels)
 
 
 def store_row(s: CpuSchedule, n_out: int, panel: Expr, store: Callable[[int, Expr, Expr], None]) -> None:
@@ -150,39 +164,39 @@ def linear(
     tokens: int | None,
     row: Callable[[list[Buffer], Expr, Expr], Expr],
     store: Callable[[list[Buffer], Expr, Expr, Expr], None],
-) -> Generated:
-    """A dense product y[t, n] = epilogue(sum_k x(t, k) W[n, k]).
+) -> list[Generated]:
+    """A dense product y[t, n] = epilogue(sum_k x(t, k) W[n, k]): one kernel, or two that run in order.
 
     `row(buffers, t, k)` is x as an expression, `store(buffers, t, n, sum)` emits the epilogue; `weight` and `tokens`
     are the positions of W and of the params buffer (None for one token, which is always valid) among `params`.
     """
-    n_rows = s.rows_of(n_tokens)
-    dot = dot_of(s, [params[weight].dtype], n_in) if n_tokens == 1 else None
-    codes = partial(_codes, dot, 1, n_in, lambda b, _, i: row(b, T.int32(0), i))
-    with tile_kernel(name, params, n_panels(s, n_out), s.group_size, codes) as k:
-        panel = k.tile
+    n_rows, valid = s.rows_of(n_tokens), params[tokens or 0].name
+    rounding = Rounding(
+        dot_of(s, [params[weight].dtype], n_tokens, n_in),
+        name,
+        params,
+        [p for i, p in enumerate(params) if p.read and i != weight],
+        n_tokens,
+        n_tokens,
+        n_in,
+        lambda b: b[valid][0],
+        lambda b, t, k: row([b.get(p.name) for p in params], t, k),
+    )
+    with tile_kernel(name, rounding.params, n_panels(s, n_out), s.group_size, rounding.before) as k:
+        panel, integer = k.tile, rounding.integer(k)
         w = Panel.of(k.buffers[weight], panel, params[weight].dtype, n_in, s.panels)
 
         def block(first: Expr) -> None:
-            rows = [partial(row, k.buffers, first + r) for r in range(n_rows)]
-            tile = IntegerTile(s, dot, k.shared, 0, [w]) if dot else Tile(s, n_in, rows, [w])
+            made = tile(s, n_in, integer, [first + r for r in range(n_rows)], partial(row, k.buffers), [w])
             with T.serial(n_rows) as r:
-                store_row(s, n_out, panel, lambda j, v, n: store(k.buffers, first + r, n, tile.sum(0, r, j, v)))
+                store_row(s, n_out, panel, lambda j, v, n: store(k.buffers, first + r, n, made.sum(0, r, j, v)))
 
-        if n_tokens == 1:
-            block(0)
+        if tokens is None:
+            block(T.int32(0))
         else:
-            assert tokens is not None
             with T.serial(blocks(k.buffers[tokens][0], n_rows)) as b:
                 block(b * n_rows)
-    return k.generated(n_tokens * n_in * n_out, dot.feature if dot else "")
-
-
-def _codes(
-    dot: Dot | None, n_rows: int, n_in: int, row: Callable[[list[Buffer], Expr, Expr], Expr], buffers: list[Buffer]
-) -> Activations | None:
-    """What a kernel that computes in integers works out before its tiles."""
-    return Activations(n_rows, n_in, lambda r, k: row(buffers, r, k)) if dot else None
+    return [*rounding.kernels, k.generated(n_tokens * n_in * n_out, rounding.feature)]
 
 
 def blocks(n: Expr, size: int) -> Expr:
@@ -215,17 +229,28 @@ def expert_params(op: ExpertMatmul, dtypes: Sequence[str], panels: Panels) -> li
     return [*params, Param("params", 2, "int32")]
 
 
-def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSchedule) -> Generated:
+def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSchedule) -> list[Generated]:
     panels = n_panels(s, op.n_out)
     params = expert_params(op, dtypes, s.panels)
     # With one token each slot's panel is a tile of its own, unless the slots are added up.
     spread = op.n_tokens == 1 and op.epilogue != "combine"
-    n_rows, x = op.top_k if op.per_slot else 1, [p.name for p in params].index("x")
-    dot = dot_of(s, dtypes, n_rows * op.n_in) if op.n_tokens == 1 else None
-    codes = partial(_codes, dot, n_rows, op.n_in, lambda b, r, k: b[x][r * op.x_stride + k])
-    with tile_kernel(name, params, panels * (op.top_k if spread else 1), s.group_size, codes) as k:
+    per_token = op.top_k if op.per_slot else 1
+    n_rows = op.n_tokens * per_token
+    rounding = Rounding(
+        dot_of(s, dtypes, op.n_tokens, n_rows * op.n_in),
+        name,
+        params,
+        [p for p in params if p.name in ("x", "params")],
+        op.n_tokens,
+        n_rows,
+        op.n_in,
+        lambda b: b["params"][0] * per_token,
+        lambda b, r, k: b["x"][r * op.x_stride + k],
+    )
+    n_tiles = panels * (op.top_k if spread else 1)
+    with tile_kernel(name, rounding.params, n_tiles, s.group_size, rounding.before) as k:
         panel = k.tile % panels if spread else k.tile
-        body = ExpertBody(op, s, k.by_name, dtypes, panel, integer=(dot, k.shared) if dot else None)
+        body = ExpertBody(op, s, k.by_name, dtypes, panel, integer=rounding.integer(k))
         if spread:
             body.one_token(k.tile // panels)
         elif op.n_tokens == 1:
@@ -234,7 +259,7 @@ def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSche
             body.grouped()
         else:
             body.dense()
-    return k.generated(op.n_tokens * op.top_k * op.n_in * op.n_out, dot.feature if dot else "")
+    return [*rounding.kernels, k.generated(op.n_tokens * op.top_k * op.n_in * op.n_out, rounding.feature)]
 
 
 def expert_panels(
@@ -247,7 +272,7 @@ def expert_panels(
 
 class ExpertBody:
     """The four loop structures of an ExpertMatmul around the same register tile, for one panel of outputs. Output n of
-    a slot goes to `out[place(slot, n)]`; `integer`: how one token is computed, unless in floats.
+    a slot goes to `out[place(slot, n)]`; `integer`: how products are computed, unless in floats.
     """
 
     def __init__(
@@ -258,7 +283,7 @@ class ExpertBody:
         dtypes: Sequence[str],
         panel: Expr,
         place: Callable[[Expr, Expr], Expr] | None = None,
-        integer: tuple[Dot, Activations] | None = None,
+        integer: tuple[Dot, Codes] | None = None,
     ) -> None:
         self.op, self.s, self.buffers, self.dtypes, self.panel = op, s, buffers, dtypes, panel
         self.place = place or (lambda slot, n: slot * op.n_out + n)
@@ -267,8 +292,8 @@ class ExpertBody:
     def one_token(self, slot: Expr) -> None:
         """Decode: the panel of one slot."""
         expert = self._expert(slot)
-        tile = self._one_row(slot, expert)
-        self._store(tile, 0, slot, expert)
+        made = self._tile([slot], expert)
+        self._store(made, 0, slot, expert)
 
     def one_token_combined(self) -> None:
         """Decode: the gated sum of all slots, in order."""
@@ -277,12 +302,12 @@ class ExpertBody:
         with T.unroll(s.vectors) as j, vector(s.lanes) as v:
             T.buffer_store(total, T.float32(0), [j * s.lanes + v])
         with T.serial(self.op.top_k) as slot:
-            tile = self._one_row(slot, self._expert(slot))
+            made = self._tile([slot], self._expert(slot))
             gate = self.buffers["gates"][slot] if self.op.routed else T.float32(1)
             for j in range(s.vectors):
                 with vector(s.lanes) as v:
                     at = j * s.lanes + v
-                    T.buffer_store(total, total[at] + gate * tile.sum(0, 0, j, v), [at])
+                    T.buffer_store(total, total[at] + gate * made.sum(0, 0, j, v), [at])
         store_row(
             self.s,
             self.op.n_out,
@@ -297,9 +322,9 @@ class ExpertBody:
             self._copy_residual(tokens)
         with T.serial(self.op.top_k) as expert, T.serial(blocks(tokens, n_rows)) as b:
             slots = [(b * n_rows + r) * self.op.top_k + expert for r in range(n_rows)]
-            tile = Tile(self.s, self.op.n_in, [self._row(slot) for slot in slots], self._panels(expert))
+            made = self._tile(slots, expert)
             with T.serial(n_rows) as r:
-                self._store(tile, r, (b * n_rows + r) * self.op.top_k + expert, expert)
+                self._store(made, r, (b * n_rows + r) * self.op.top_k + expert, expert)
 
     def grouped(self) -> None:
         """Prefill, the tokens of each expert together."""
@@ -312,38 +337,34 @@ class ExpertBody:
             for r in range(n_rows):
                 # Rows behind the expert's last slot repeat it; only the real ones are stored.
                 T.buffer_store(at, groups[op.n_experts + 1 + T.min(first + r, last)], [r])
-            tile = Tile(self.s, op.n_in, [self._row(at[r]) for r in range(n_rows)], self._panels(expert))
+            made = self._tile([at[r] for r in range(n_rows)], expert)
             with T.serial(T.min(n_rows, last + 1 - first)) as r:
-                self._store(tile, r, groups[op.n_experts + 1 + first + r], expert)
+                self._store(made, r, groups[op.n_experts + 1 + first + r], expert)
 
-    def _one_row(self, slot: Expr, expert: Expr) -> Tile | IntegerTile:
-        if self.integer is None:
-            return Tile(self.s, self.op.n_in, [self._row(slot)], self._panels(expert))
-        dot, activations = self.integer
-        return IntegerTile(self.s, dot, activations, slot if self.op.per_slot else 0, self._panels(expert))
+    def _tile(self, slots: Sequence[Expr], expert: Expr) -> Tile | IntegerTile:
+        """The sums of some slots, all of one expert."""
+        rows = [slot if self.op.per_slot else div(slot, self.op.top_k) for slot in slots]
+        x, stride = self.buffers["x"], self.op.x_stride
+        return tile(self.s, self.op.n_in, self.integer, rows, lambda r, k: x[r * stride + k], self._panels(expert))
 
     def _expert(self, slot: Expr) -> Expr:
         return self.buffers["idx"][slot] if self.op.routed else slot
-
-    def _row(self, slot: Expr) -> Callable[[Expr], Expr]:
-        base = (slot if self.op.per_slot else div(slot, self.op.top_k)) * self.op.x_stride
-        return lambda k: self.buffers["x"][base + k]
 
     def _panels(self, expert: Expr) -> list[Panel]:
         number = expert * n_panels(self.s, self.op.n_out) + self.panel
         return expert_panels(self.op, self.buffers, number, self.dtypes, self.s.panels)
 
-    def _store(self, tile: Tile | IntegerTile, r: Expr, slot: Expr, expert: Expr) -> None:
+    def _store(self, made: Tile | IntegerTile, r: Expr, slot: Expr, expert: Expr) -> None:
         """The epilogue of row r, which belongs to `slot`."""
         op, out = self.op, self.buffers["out"]
 
         def store(j: int, v: Expr, n: Expr) -> None:
-            value = tile.sum(0, r, j, v)
+            value = made.sum(0, r, j, v)
             at = self.place(slot, n)
             if op.epilogue == "softplus":
                 value = maths.softplus(value + self.buffers["bias"][expert * op.n_out + n])
             elif op.epilogue == "swiglu":
-                value = maths.silu(value) * tile.sum(1, r, j, v)
+                value = maths.silu(value) * made.sum(1, r, j, v)
             elif op.epilogue == "combine":
                 at = div(slot, op.top_k) * op.n_out + n
                 gate = self.buffers["gates"][slot] if op.routed else T.float32(1)

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import groups
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, load, prefetch
-from mossnet_tg.codegen.layout import Panels
-from mossnet_tg.weights.quantised import BITS
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, Parts, div, load, mod, prefetch, widened
+from mossnet_tg.weights.quantised import BITS, GROUP
+
+if TYPE_CHECKING:
+    from mossnet_tg.codegen.layout import Panels
 
 
 @dataclass(frozen=True)
 class Panel:
     """A panel from `base` in `buffer`: elements [n_k][width], or the words of a quantised one."""
 
-    buffer: Buffer
+    buffer: Buffer | Parts
     base: Expr
     dtype: str
     n_k: int
     width: int
 
     @classmethod
-    def of(cls, buffer: Buffer, number: Expr, dtype: str, n_k: int, panels: Panels) -> Panel:
+    def of(cls, buffer: Buffer | Parts, number: Expr, dtype: str, n_k: int, panels: Panels) -> Panel:
         """Panel `number` of a matrix."""
         return cls(buffer, T.bind(number * panels.elements(n_k, dtype)), dtype, n_k, panels.width)
 
@@ -35,32 +39,62 @@ class Panel:
         """Element (k, lane) of one that is not quantised."""
         return load(self.buffer, self.base + k * self.width + lane, self.dtype, self.base)
 
-    def scale(self, group: Expr, lane: Expr, native: bool = False) -> Expr:
-        """Of a quantised one: what the codes of a group are multiplied with; `native`: by the processor's float16."""
-        return groups.scale(self.buffer, self.base, group, lane, self.width, native)
-
-    def words(self, group: Expr, word: Expr, lane: Expr) -> Expr:
-        """Of a quantised one: a word of a group's codes."""
-        return groups.row(self.buffer, self.base, group, word, lane, self.dtype, self.n_k, self.width)
-
     def prefetch(self, k: Expr) -> None:
         """Of one that is not quantised: ask for what comes a while after row k."""
         prefetch(self.buffer, self.base + k * self.width, self.width, self.dtype)
 
+    # What follows is of a quantised one.
+
+    def element(self, k: Expr, lane: Expr) -> Expr:
+        """Element (k, lane), float32."""
+        group, at = div(k, GROUP), mod(k, GROUP)
+        quad, b = div(at, 4), mod(at, 4)
+        return self.code(self.quad_word(group, quad, lane), quad, b) * self.scale(group, lane)
+
+    def scale(self, group: Expr, lane: Expr, native: bool = False) -> Expr:
+        """What the codes of a group are multiplied with; `native`: by a processor that widens float16 itself."""
+        word = self._load(self.base + div(group, 2) * self.width, lane)
+        shift = _u32(mod(group, 2) * 16)
+        bits = T.bind(T.shift_right(word, tirx.Broadcast(shift, lane.lanes) if isinstance(lane, tirx.Ramp) else shift))
+        if native:
+            lanes = f"x{lane.lanes}" if isinstance(lane, tirx.Ramp) else ""
+            return T.cast(T.reinterpret(f"float16{lanes}", T.cast(bits, f"uint16{lanes}")), f"float32{lanes}")
+        return widened(bits)
+
+    def words(self, group: Expr, word: Expr, lane: Expr) -> Expr:
+        """A word of a group's codes."""
+        return self._load(self._row(group, word), lane)
+
     def prefetch_words(self, group: Expr, word: Expr) -> None:
-        """Of a quantised one: ask for what comes a while after a row of words."""
-        begin = groups.begin(self.base, group, word, self.dtype, self.n_k, self.width)
-        prefetch(self.buffer, begin, self.width, "uint32")
+        """Ask for what comes a while after a row of words."""
+        prefetch(self.buffer, self._row(group, word), self.width, "uint32")
 
     def quad_word(self, group: Expr, quad: Expr, lane: Expr) -> Expr:
-        """Of a quantised one: the word that holds four neighbours along k."""
-        return groups.quad_word(self.buffer, self.base, group, quad, lane, self.dtype, self.n_k, self.width)
+        """The word that holds elements 4 quad to 4 quad + 3 of a group."""
+        return self.words(group, quad if self.dtype == "q8" else mod(quad, 4), lane)
 
-    def quad_code(self, word: Expr, quad: Expr, b: int) -> Expr:
-        """The code of one of the four less the offset, float32."""
-        return groups.quad_code(word, quad, b, self.dtype)
+    def code(self, word: Expr, quad: Expr, b: Expr) -> Expr:
+        """Of such a word, the code of element 4 quad + b less the offset, float32: without the scale."""
+        bits = BITS[self.dtype]
+        shift = _u32((0 if self.dtype == "q8" else div(quad, 4) * 4) + b * 8)
+        code = T.bitwise_and(T.shift_right(word, shift), T.uint32((1 << bits) - 1))
+        return T.cast(T.cast(code, "int32"), "float32") - T.float32(1 << (bits - 1))
 
     def four(self, group: Expr, quad: Expr, lane: Expr) -> list[Expr]:
         """The codes of all four."""
         word = T.bind(self.quad_word(group, quad, lane))
-        return [self.quad_code(word, quad, b) for b in range(4)]
+        return [self.code(word, quad, b) for b in range(4)]
+
+    def _row(self, group: Expr, word: Expr) -> Expr:
+        """Where a row of words begins."""
+        return self.base + (groups.scale_rows(self.n_k) + group * BITS[self.dtype] + word) * self.width
+
+    def _load(self, begin: Expr, lane: Expr) -> Expr:
+        """The word of each lane in a row; neighbours stay neighbours if `lane` is several."""
+        several = isinstance(lane, tirx.Ramp)
+        at = tirx.Ramp(begin + lane.base, lane.stride, lane.lanes) if several else begin + lane
+        return load(self.buffer, at, "uint32", self.base)
+
+
+def _u32(value: Any) -> Expr:
+    return T.uint32(value) if isinstance(value, int) else T.cast(value, "uint32")

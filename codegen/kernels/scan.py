@@ -73,7 +73,7 @@ def routed_scan(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule
         return _recurrence(name, op, s, scan_params(op, dtypes, s.panels), lanes, s.scan_states, grouped)
     if not s.scan_apart:
         return _one_token(name, op, dtypes, s)
-    return apart(name, op, dtypes, s, lanes, s.scan_states, matmul.expert_matmul)
+    return apart(name, op, dtypes, s, lanes, s.scan_states, lambda *of: matmul.expert_matmul(*of)[0])
 
 
 def _one_token(name: str, op: RoutedScan, dtypes: Sequence[str], s: CpuSchedule) -> Generated:

@@ -38,7 +38,7 @@ class CpuSchedule:
     scan_grouped: int = 1
     decay: int = 0
     scan_unroll: int = 32
-    dot: str = ""  # how products of one token with quantised matrices are computed (`table.DOTS`); "": floats
+    dot: str = ""  # how products with quantised matrices are computed (`table.DOTS`); "": floats
     most_bytes: int = 1 << 62  # in a buffer
     group_size: int | None = None  # not None: the tiles are work-items of a GPU interface, in groups of so many
     tuning: Tuning = field(default_factory=Tuning)

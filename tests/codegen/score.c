@@ -18,6 +18,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "error: %s\n", error.text);
         return 1;
     }
+    fprintf(stderr, "%s\n", mossnet_model_meta(model, "target"));
     mossnet_model_info(model, &info);
     float *out = malloc(sizeof(float) * n * info.vocab_size);
     if (mossnet_session_score(session, ids, n, out, &error)) {

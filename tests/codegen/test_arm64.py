@@ -43,16 +43,17 @@ def test_logits_on_arm64(mode, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("weights", ["q8", "q4"])
-def test_integers_on_arm64(weights, tmp_path):
-    """Prompts in floats; the last three tokens in integers, which are the same on every processor."""
+@pytest.mark.parametrize("dot", ["dotprod", "i8mm"])
+def test_integers_on_arm64(weights, dot, tmp_path):
+    """A prompt, and then three tokens, in integers: the same on every processor."""
     quantisable().save(tmp_path)
     ids, checkpoint = tokens(N_SCORED), Checkpoint.open(tmp_path).with_weights(weights)
     paths = {}
-    for target in ("cpu:arch=aarch64,dot=dotprod", "cpu:dot=avx2"):
+    for target in (f"cpu:arch=aarch64,dot={dot}", "cpu:dot=avx2"):
         paths[target] = tmp_path / f"{len(paths)}.moss"
         compile_checkpoint(checkpoint, parse_target(target), paths[target], CompileOptions(CHUNK), lambda _: None)
     there, here = paths.values()
-    assert "dotprod" in moss_file.read(there).meta["features"]
+    assert {"dotprod", dot} <= set(moss_file.read(there).meta["features"].split(","))
     command = [*emulator("linux-arm64"), built("linux-arm64", "gcc", SCORE), there, *map(str, ids)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
@@ -64,25 +65,22 @@ def test_integers_on_arm64(weights, tmp_path):
 
 
 def test_one_file_for_every_arm64(tmp_path):
-    """Of `mcpu=all`, a processor with dot products takes the integers and one without them the floats."""
+    """Of `mcpu=all`, each processor takes the best that it has, and one without dot products the floats."""
     quantisable().save(tmp_path)
     checkpoint, ids = Checkpoint.open(tmp_path).with_weights("q8"), tokens(8)
     path, options = tmp_path / "all.moss", CompileOptions(CHUNK)
     targets = [parse_target(name) for name in split_targets("cpu:arch=aarch64,mcpu=all", quantised=True)]
     compile_for_several(checkpoint, targets, path, options, lambda _: None)
-    rounding = {}
-    for processor in ("max", "cortex-a53"):
-
-        def logits(ids, processor=processor):
-            """... after each id, and after the first three once more, which are decoded."""
-            qemu, *rest = emulator("linux-arm64")
-            command = [qemu, "-cpu", processor, *rest, built("linux-arm64", "gcc", SCORE), path, *map(str, ids)]
-            run = subprocess.run(command, capture_output=True, text=True, timeout=300)
-            assert run.returncode == 0, run.stderr
-            return np.array([line.split() for line in run.stdout.splitlines()], np.float64)
-
-        rounding[processor] = worst(logits(ids)[-3:], logits([*ids, *ids[:3]])[len(ids) : len(ids) + 3])
-    assert rounding["cortex-a53"] < 2e-4 < 1e-3 < rounding["max"]
+    taken, logits = {}, {}
+    for processor in ("max", "cortex-a76", "cortex-a53"):
+        qemu, *rest = emulator("linux-arm64")
+        command = [qemu, "-cpu", processor, *rest, built("linux-arm64", "gcc", SCORE), path, *map(str, ids)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert run.returncode == 0, run.stderr
+        taken[processor] = run.stderr.strip()
+        logits[processor] = np.array([line.split() for line in run.stdout.splitlines()], np.float64)
+    assert taken == dict(zip(logits, [target.name for target in targets], strict=True))
+    assert worst(logits["cortex-a76"], logits["max"]) < 2e-4 < 1e-3 < worst(logits["cortex-a53"], logits["max"])
 
 
 def test_constants_of_every_width_are_found(tmp_path):

@@ -11,7 +11,7 @@ import torch
 
 from mossnet_tg.codegen import moss_file
 from mossnet_tg.codegen.compile import compile_checkpoint
-from mossnet_tg.codegen.kernels.dispatch import generate_op
+from mossnet_tg.codegen.kernels.dispatch import generate_op, op_params
 from mossnet_tg.codegen.kernels.groups import pack
 from mossnet_tg.codegen.options import CompileOptions
 from mossnet_tg.engine import CompiledModel, Library
@@ -73,14 +73,16 @@ def test_every_target_computes_the_same(row: Any, weights: str, folder: Path, tm
 @pytest.mark.parametrize("dot", HERE)
 @pytest.mark.parametrize("weights", ["q8", "q4"])
 def test_integers_are_close(dot: str, weights: str, folder: Path, tmp_path: Path) -> None:
-    """A token's activations are rounded to 8 bits, and now and then another expert is chosen; prompts are not."""
+    """Activations are rounded to 8 bits, and now and then another expert is chosen: of a prompt as of its tokens."""
     expected = expected_of(Checkpoint.open(folder).with_weights(weights))
-    path = compiled(folder, f"cpu:dot={dot}", weights, tmp_path)
+    path, ids = compiled(folder, f"cpu:dot={dot}", weights, tmp_path), tokens(N_SCORED)
     with CompiledModel(path, allow_native=True) as model, model.session() as session:
-        assert worst(session.score(tokens(N_SCORED)), expected) < F32
+        scored = session.score(ids)
         session.reset()
-        errors = [worst(session.decode(int(token)), expected[i]) for i, token in enumerate(tokens(8))]
+        decoded = [session.decode(int(token)) for token in ids]
+    errors = [worst(scored[i], expected[i]) for i in range(8)]
     assert F32 < np.median(errors) < INTEGER
+    assert np.median([worst(scored[i], decoded[i]) for i in range(N_SCORED)]) < F32
     assert DOTS[dot].feature in moss_file.read(path).meta["features"].split(",")
 
 
@@ -96,36 +98,46 @@ def rounded(x: Any) -> Any:
 @pytest.mark.parametrize("dtype", ["q8", "q4"])
 @pytest.mark.parametrize("epilogue", ["none", "swiglu", "combine"])
 @pytest.mark.parametrize("n_in", [64, 96])
-def test_a_product_in_integers(dot: str, dtype: str, epilogue: str, n_in: int) -> None:
+@pytest.mark.parametrize("n_tokens", [1, 5, 16])
+def test_a_product_in_integers(dot: str, dtype: str, epilogue: str, n_in: int, n_tokens: int) -> None:
     """To the last digits what the codes come to, of any number of groups; the largest activations are all there."""
     rng, E, k, n_out = np.random.default_rng(n_in), 3, 2, 41
-    per_slot = epilogue == "combine"
+    per_slot, valid = epilogue == "combine", max(1, n_tokens - 2)
     target = parse_target(f"cpu:dot={dot}")
     s = cpu_schedule(target)
-    op = ExpertMatmul(1, E, k, n_in, n_out, n_in, per_slot, True, epilogue)  # type: ignore[arg-type]
+    op = ExpertMatmul(n_tokens, E, k, n_in, n_out, n_in, per_slot, True, epilogue)  # type: ignore[arg-type]
     matrices = [rng.standard_normal((E, n_out, n_in)).astype(np.float32) * 3 for _ in range(1 + (epilogue == "swiglu"))]
     matrices[0][0, :, ::7] = 9
     quantised = [quantise(m, dtype) for m in matrices]
-    x = rng.standard_normal((k if per_slot else 1, n_in)).astype(np.float32)
-    x[0, :32] = np.sign(x[0, :32])  # all of one size: each code is 127 or -127
-    x[-1, n_in // 2 :] = 0
-    idx, gates = np.array([2, 0], np.int32), np.array([0.75, 0.5], np.float32)
-    residual = rng.standard_normal(n_out).astype(np.float32)
+    x = rng.standard_normal((n_tokens, k if per_slot else 1, n_in)).astype(np.float32)
+    x[0, 0, :32] = np.sign(x[0, 0, :32])  # all of one size: each code is 127 or -127
+    x[0, -1, n_in // 2 :] = 0
+    idx = np.array([rng.permutation(E)[:k] for _ in range(n_tokens)], np.int32)
+    gates, residual = (rng.random((n_tokens, n)).astype(np.float32) for n in (k, n_out))
     values = [dequantise(q, dtype).astype(np.float64) for q in quantised]
-    rows = rounded(x.astype(np.float64))
-    sums = [np.stack([v[e] @ rows[j if per_slot else 0] for j, e in enumerate(idx)]) for v in values]
+    rows = np.broadcast_to(rounded(x.astype(np.float64)), (n_tokens, k, n_in))
+    sums = [np.einsum("tjoi,tji->tjo", v[idx], rows) for v in values]
     if epilogue == "combine":
-        expected = residual + gates @ sums[0]
+        expected = residual + np.einsum("tj,tjo->to", gates, sums[0])
     else:
         expected = sums[0] if epilogue == "none" else sums[0] / (1 + np.exp(-sums[0])) * sums[1]
     words = [pack(q, dtype, s.width).view(np.uint32).reshape(-1) for q in quantised]
-    out = np.zeros(expected.size, np.float32)
+    out = np.zeros_like(expected, np.float32)
     more = {"none": [], "swiglu": [words[-1]], "combine": [residual, gates]}[epilogue]
-    arrays = [out, x.reshape(-1), words[0], *more, idx, np.array([1, 0], np.int32)]
-    (kernel,) = generate_op("k", op, [dtype] * len(matrices), s)
-    assert kernel.feature == DOTS[dot].feature
-    OneKernel([kernel], target).run(*arrays)
-    assert worst(out, expected.reshape(-1)) < 1e-5
+    groups = [sorted_slots(idx, E, valid)] if n_tokens > 1 else []
+    arrays = [out, x, words[0], *more, idx, *groups, np.array([valid, 0], np.int32)]
+    kernels = generate_op("k", op, [dtype] * len(matrices), s)
+    assert DOTS[dot].feature in {kernel.feature for kernel in kernels} and len(kernels) == 1 + (n_tokens > 1)
+    OneKernel(kernels, target, op_params(op, [dtype] * len(matrices), s)).run(*(a.reshape(-1) for a in arrays))
+    assert worst(out[:valid].reshape(-1), expected[:valid].reshape(-1)) < 1e-5
+
+
+def sorted_slots(idx: Any, n_experts: int, valid: int) -> Any:
+    """What RouterTopk makes of the experts: where each one's slots begin, then the slots; those not valid are last."""
+    keys = idx.reshape(-1).copy()
+    keys[valid * idx.shape[1] :] = n_experts
+    begins = [int((keys < e).sum()) for e in range(n_experts + 1)]
+    return np.array([*begins, *np.argsort(keys, kind="stable")], np.int32)
 
 
 def test_what_is_wanted_of_dot() -> None:

@@ -102,7 +102,7 @@ class Block:
         with vector(n) as v:
             T.buffer_store(words, panel.quad_word(group, quad, first + v), [v])
             T.buffer_store(scales, panel.scale(group, first + v), [v])
-        return lambda j, v: panel.quad_code(words[v], quad, j) * scales[v]
+        return lambda j, v: panel.code(words[v], quad, j) * scales[v]
 
 
 def _tokens(s: GpuSchedule, n_tokens: int) -> tuple[int, int, int]:
