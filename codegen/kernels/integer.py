@@ -221,17 +221,25 @@ class IntegerTile:
         for acc in accs:
             for at in self._places():
                 T.buffer_store(acc, tirx.Broadcast(T.float32(0), dot.lanes), [at])
-        whole, rest = divmod(codes.n_groups, 2)
-        with T.serial(whole) as pair:
-            for half in range(2):
-                self._group(pair * 2 + half, accs, panels)
-        if rest:
-            self._group(T.int32(2 * whole), accs, panels)
+        if len(rows) == 1:
+            self._add(accs, panels)
+        else:
+            for acc, panel in zip(accs, panels, strict=True):
+                self._add([acc], [panel])
         self.sums = [self._laid_down(acc) for acc in accs] if len(rows) > 1 else accs
 
     def _places(self) -> list[Expr]:
         """Where each vector of sums lies: of the first block for each of `firsts`, then of the next."""
         return [_ramp(i * self.dot.lanes, self.dot.lanes) for i in range(len(self.blocks) * len(self.firsts))]
+
+    def _add(self, accs: Sequence[Buffer], panels: Sequence[Panel]) -> None:
+        """All groups, two at a time: their scales share a word."""
+        whole, rest = divmod(self.codes.n_groups, 2)
+        with T.serial(whole) as pair:
+            for half in range(2):
+                self._group(pair * 2 + half, accs, panels)
+        if rest:
+            self._group(T.int32(2 * whole), accs, panels)
 
     def _group(self, group: Expr, accs: Sequence[Buffer], panels: Sequence[Panel]) -> None:
         for acc, panel in zip(accs, panels, strict=True):
@@ -245,8 +253,9 @@ class IntegerTile:
             ]
             sums = [start for start in starts for _ in self.firsts]
             for word in range(0, bits, self.step):
-                if len(self.rows) == 1:
-                    panel.prefetch_words(group, word)
+                if len(self.rows) == 1 or panel.following is not None:
+                    for i in range(self.step):
+                        panel.prefetch_words(group, word + i)
                 for i, weights in enumerate(self._weights(panel, group, word)):
                     quad = word + i * 4
                     x = [T.bind(self._activations(block, group * _QUADS + quad)) for block in self.blocks]

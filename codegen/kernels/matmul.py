@@ -9,6 +9,7 @@ slot lists that RouterTopk sorts, so each expert's panel is read once per chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from tvm.script.ir_builder import tirx as T
@@ -41,10 +42,12 @@ class Tile:
         for acc in accs:
             with T.unroll(self.n_parts * self.n_rows * s.vectors) as i, vector(s.lanes) as v:
                 T.buffer_store(acc, T.float32(0), [i * s.lanes + v])
-        if grouped:
-            self._by_groups(n_k, accs, rows, panels)
-        else:
-            self._by_elements(n_k, accs, rows, panels)
+        add = self._by_groups if grouped else self._by_elements
+        if self.n_rows == 1:
+            add(n_k, accs, rows, panels)
+        else:  # the sums of one matrix are as many as there are registers
+            for acc, panel in zip(accs, panels, strict=True):
+                add(n_k, [acc], rows, [panel])
         self.sums = [self._laid_down(acc) for acc in accs]
 
     def _by_elements(
@@ -93,7 +96,9 @@ class Tile:
     ) -> None:
         s = self.schedule
         for acc, panel in zip(accs, panels, strict=True):
-            if self.n_rows == 1 and s.group_size is None and panel.dtype != "float32":
+            # A single float32 stream has loads enough by itself.
+            alone = self.n_rows == 1 and s.group_size is None and panel.dtype != "float32"
+            if alone or panel.following is not None:
                 panel.prefetch(k)
             for r, row in enumerate(rows):
                 for j in range(s.vectors):
@@ -331,21 +336,38 @@ class ExpertBody:
         op, n_rows, groups = self.op, self.s.rows_of(self.op.n_tokens), self.buffers["groups"]
         if op.epilogue == "combine":
             self._copy_residual(self.buffers["params"][0])
-        with T.serial(op.n_experts) as expert, T.serial(blocks(groups[expert + 1] - groups[expert], n_rows)) as b:
-            first, last = groups[expert] + b * n_rows, groups[expert + 1] - 1
-            at = local(n_rows, "int32")
-            for r in range(n_rows):
-                # Rows behind the expert's last slot repeat it; only the real ones are stored.
-                T.buffer_store(at, groups[op.n_experts + 1 + T.min(first + r, last)], [r])
-            made = self._tile([at[r] for r in range(n_rows)], expert)
-            with T.serial(T.min(n_rows, last + 1 - first)) as r:
-                self._store(made, r, groups[op.n_experts + 1 + first + r], expert)
+        with T.serial(op.n_experts) as expert:
+            first, last = groups[expert], groups[expert + 1] - 1
+            whole = T.bind(div(groups[expert + 1] - first + (n_rows - 1 - n_rows // 2), n_rows))
+            with T.serial(whole) as b:
+                self._some(expert, first + b * n_rows, last, n_rows, b)
+            if n_rows > 1:
+                rest = first + whole * n_rows
+                when(rest <= last, lambda: self._some(expert, rest, last, n_rows // 2, whole))
 
-    def _tile(self, slots: Sequence[Expr], expert: Expr) -> Tile | IntegerTile:
-        """The sums of some slots, all of one expert."""
+    def _some(self, expert: Expr, first: Expr, last: Expr, n_rows: int, turn: Expr) -> None:
+        """The slots at `first` and behind, of one expert's up to `last`, n_rows at most."""
+        groups, n_experts = self.buffers["groups"], self.op.n_experts
+        at = local(n_rows, "int32")
+        for r in range(n_rows):
+            # Rows behind the expert's last slot repeat it; only the real ones are stored.
+            T.buffer_store(at, groups[n_experts + 1 + T.min(first + r, last)], [r])
+        made = self._tile([at[r] for r in range(n_rows)], expert, turn)
+        with T.serial(T.min(n_rows, last + 1 - first)) as r:
+            self._store(made, r, groups[n_experts + 1 + first + r], expert)
+
+    def _tile(self, slots: Sequence[Expr], expert: Expr, turn: Expr = None) -> Tile | IntegerTile:
+        """The sums of some slots, all of one expert. `turn`: which pass over its panel this is, while the next expert's
+        comes.
+        """
         rows = [slot if self.op.per_slot else div(slot, self.op.top_k) for slot in slots]
-        x, stride = self.buffers["x"], self.op.x_stride
-        return tile(self.s, self.op.n_in, self.integer, rows, lambda r, k: x[r * stride + k], self._panels(expert))
+        x, stride, panels = self.buffers["x"], self.op.x_stride, self._panels(expert)
+        if turn is not None and self.s.group_size is None:
+            n = n_panels(self.s, self.op.n_out)
+            panels = [
+                replace(p, following=p.base + n * self.s.panels.elements(p.n_k, p.dtype), turn=turn) for p in panels
+            ]
+        return tile(self.s, self.op.n_in, self.integer, rows, lambda r, k: x[r * stride + k], panels)
 
     def _expert(self, slot: Expr) -> Expr:
         return self.buffers["idx"][slot] if self.op.routed else slot

@@ -9,11 +9,25 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import groups
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Parts, div, load, mod, prefetch, widened
+from mossnet_tg.codegen.kernels.build import (
+    LINE_BYTES,
+    Buffer,
+    Expr,
+    Parts,
+    div,
+    itemsize,
+    load,
+    mod,
+    prefetch,
+    widened,
+)
 from mossnet_tg.weights.quantised import BITS, GROUP
 
 if TYPE_CHECKING:
     from mossnet_tg.codegen.layout import Panels
+
+# What a stream is asked for ahead: 4 KiB made a token of a q4 Mamba 15 % faster, of an f16 one 8 %.
+_AHEAD_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,8 @@ class Panel:
     dtype: str
     n_k: int
     width: int
+    following: Expr = None  # where the panel begins that is read after some passes over this one
+    turn: Expr = None  # which lines of its rows this pass over the panel asks for
 
     @classmethod
     def of(cls, buffer: Buffer | Parts, number: Expr, dtype: str, n_k: int, panels: Panels) -> Panel:
@@ -40,8 +56,10 @@ class Panel:
         return load(self.buffer, self.base + k * self.width + lane, self.dtype, self.base)
 
     def prefetch(self, k: Expr) -> None:
-        """Of one that is not quantised: ask for what comes a while after row k."""
-        prefetch(self.buffer, self.base + k * self.width, self.width, self.dtype)
+        """Of one that is not quantised, while row k is read: ask for what comes a while behind, or if a panel follows
+        for a line of its row k.
+        """
+        self._prefetch_row(k * self.width)
 
     # What follows is of a quantised one.
 
@@ -63,11 +81,11 @@ class Panel:
 
     def words(self, group: Expr, word: Expr, lane: Expr) -> Expr:
         """A word of a group's codes."""
-        return self._load(self._row(group, word), lane)
+        return self._load(self.base + self._row(group, word), lane)
 
     def prefetch_words(self, group: Expr, word: Expr) -> None:
-        """Ask for what comes a while after a row of words."""
-        prefetch(self.buffer, self._row(group, word), self.width, "uint32")
+        """The same for a row of words."""
+        self._prefetch_row(self._row(group, word))
 
     def quad_word(self, group: Expr, quad: Expr, lane: Expr) -> Expr:
         """The word that holds elements 4 quad to 4 quad + 3 of a group."""
@@ -86,8 +104,18 @@ class Panel:
         return [self.code(word, quad, b) for b in range(4)]
 
     def _row(self, group: Expr, word: Expr) -> Expr:
-        """Where a row of words begins."""
-        return self.base + (groups.scale_rows(self.n_k) + group * BITS[self.dtype] + word) * self.width
+        """Where in the panel a row of words begins."""
+        return (groups.scale_rows(self.n_k) + group * BITS[self.dtype] + word) * self.width
+
+    def _prefetch_row(self, begin: Expr) -> None:
+        size = itemsize(self.dtype)
+        lines = range(0, self.width * size, LINE_BYTES)
+        if self.following is None:  # a panel's end is the next one's beginning
+            for line in lines:
+                prefetch(self.buffer, self.base + begin + (_AHEAD_BYTES + line) // size, level=1)
+        else:
+            line = mod(self.turn, len(lines)) * (LINE_BYTES // size)
+            prefetch(self.buffer, self.following + begin + line, level=2)
 
     def _load(self, begin: Expr, lane: Expr) -> Expr:
         """The word of each lane in a row; neighbours stay neighbours if `lane` is several."""

@@ -36,7 +36,7 @@ class CpuSchedule:
     scan_states: int = 1
     scan_apart: int = 1
     scan_grouped: int = 1
-    decay: int = 0
+    decay: int = 1
     scan_unroll: int = 32
     dot: str = ""  # how products with quantised matrices are computed (`table.DOTS`); "": floats
     most_bytes: int = 1 << 62  # in a buffer

@@ -35,7 +35,7 @@ class GpuSchedule:
     token_rows: int = 8
     group_size: int = 64
     token_block: int = 8
-    decay: int = 0
+    decay: int = 1
     scan_apart: int = 0
     scan_states: int = 1
     half: bool = False

@@ -245,7 +245,7 @@ class GraphCase:
 
     def made(self, s: Schedule, name: str = "kernel_") -> Made:
         call, kernel, matrices = self._read(s)
-        generated = tensorir.generate(name, kernel, matrices, self.n_tokens, s)
+        (generated,) = tensorir.generate(name, kernel, matrices, self.n_tokens, s)
         arrays = {**self.inputs, "w": s.panels.pack(stored(self.weight, self.dtype))}
         output = np.zeros(self.answer.shape, np.float32)
         found = [arrays.get(call.buffers[slot].name, output) for slot in kernel.buffers]

@@ -33,7 +33,7 @@ def odd(s: CpuSchedule) -> CpuSchedule:
     """Half as long vectors, and everything else otherwise."""
     lanes = s.lanes // 2
     return replace(
-        s, lanes=lanes, width=3 * lanes, rows=3, unroll_k=3, scan_vectors=2, scan_states=4, scan_apart=0, decay=1
+        s, lanes=lanes, width=3 * lanes, rows=3, unroll_k=3, scan_vectors=2, scan_states=4, scan_apart=0, decay=0
     )
 
 

@@ -46,7 +46,7 @@ def run(
         memory |= {("state", n): a.copy() for n, a in states.items()}
         for call in calls:
             kernel, matrices = read_call(call, shapes, s)
-            generated = tensorir.generate("kernel", kernel, matrices, n_tokens, s)
+            (generated,) = tensorir.generate("kernel", kernel, matrices, n_tokens, s)
             readings.append("product" if tensorir.is_product(kernel, matrices, n_tokens) else "loops")
             arrays = []
             for slot in kernel.buffers:
