@@ -26,8 +26,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def faulty(name: str, **options: object) -> Engine:
-    busy = bool(options.pop("busy", False))
-    return Engine(name, "f32", "f32", "faulty", lambda model: Path(model), options={"name": name, **options}, busy=busy)
+    parts = {part: bool(options.pop(part, False)) for part in ("busy", "context")}
+    return Engine(name, "f32", "f32", "faulty", lambda model: Path(model), options={"name": name, **options}, **parts)
 
 
 def measured(tmp_path: Path, *rows: Engine, plan: rounds.Plan = PLAN, told: list[str] | None = None) -> Measured:
@@ -99,7 +99,7 @@ def test_agreement(tmp_path: Path) -> None:
 
 def test_a_busy_core_and_long_prompts_are_for_those_that_ask(tmp_path: Path) -> None:
     plan = rounds.Plan((1, 2), (4,), 3, context=(0, 40), rounds=1, starts=1, busy=True)
-    found = measured(tmp_path, faulty("a"), faulty("b", busy=True), plan=plan)
+    found = measured(tmp_path, faulty("a"), faulty("b", busy=True, context=True), plan=plan)
     busy = {f"{r.label} {r.n_threads}" for r in found.runs if "decode 3, a core busy" in r.seconds}
     assert busy == {"b f32 2"}
     assert [(t.name, t.n_tokens, t.part) for t in found.tests] == [
@@ -109,7 +109,7 @@ def test_a_busy_core_and_long_prompts_are_for_those_that_ask(tmp_path: Path) -> 
         ("decode 3 at 0", 3, "context"),
         ("decode 3 at 40", 3, "context"),
     ]
-    assert not any("decode 3 at 40" in r.seconds for r in found.runs)
+    assert [f"{r.label} {r.n_threads}" for r in found.runs if "decode 3 at 40" in r.seconds] == ["b f32 1"]
 
 
 def test_ours_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
