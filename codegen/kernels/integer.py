@@ -226,7 +226,8 @@ class IntegerTile:
         else:
             for acc, panel in zip(accs, panels, strict=True):
                 self._add([acc], [panel])
-        self.sums = [self._laid_down(acc) for acc in accs] if len(rows) > 1 else accs
+        as_it_is = len(rows) == 1 and not dot.pairs
+        self.sums = accs if as_it_is else [self._laid_down(acc) for acc in accs]
 
     def _places(self) -> list[Expr]:
         """Where each vector of sums lies: of the first block for each of `firsts`, then of the next."""
