@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -286,6 +287,11 @@ def local(n: int, dtype: str = "float32") -> Buffer:
         text = f"a kernel needs {n * itemsize(dtype)} bytes of its thread's stack, expected at most {_MAX_LOCAL_BYTES}"
         raise MossnetError(text, "d_state, d_conv, head_dim or n_experts is larger than this version's kernels take")
     return T.alloc_buffer((n,), dtype, scope="local")
+
+
+def ramp(base: Expr, lanes: int) -> Expr:
+    """The indices of neighbours from `base` on."""
+    return tirx.Ramp(base, 1, lanes)
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """Products with a quantised matrix in integers: what processors do several times as fast as in floats.
 
-The activations become codes too, in groups like the matrix's: of one token once for each call of the kernel, of a
-prompt by a kernel that goes before. Then four codes of a weight times four of an activation are added up in one int32
-lane at once, for as many outputs as a vector has lanes; after each group the sums are scaled. Nothing is summed across
-lanes. arm64's i8mm multiplies two tokens' eight codes with two outputs' instead.
+The activations become codes too (`kernels.rounding`). Then four codes of a weight times four of an activation are added
+up in one int32 lane at once, for as many outputs as a vector has lanes; after each group the sums are scaled. Nothing
+is summed across lanes. arm64's i8mm multiplies two tokens' eight codes with two outputs' instead.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from typing import TypeAlias
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mossnet_tg.codegen.kernels.build import Buffer, Expr, Frame, Generated, Param, local, tile_kernel, vector, when
+from mossnet_tg.codegen.kernels.build import Buffer, Expr, local, ramp
 from mossnet_tg.codegen.kernels.panel import Panel
+from mossnet_tg.codegen.kernels.rounding import QUADS, Codes
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
-from mossnet_tg.weights.quantised import BITS, GROUP
+from mossnet_tg.weights.quantised import BITS
 
 _MOST_CODES = 1 << 15  # of a token's slots: they lie on the stack
-_QUADS = GROUP // 4
 
 Emit: TypeAlias = Callable[[Expr, Expr, Expr], Expr]
 
@@ -39,10 +38,6 @@ class Dot:
     q4: Emit
     signed: bool = True
     pairs: bool = False
-
-
-def _ramp(base: Expr, lanes: int) -> Expr:
-    return tirx.Ramp(base, 1, lanes)
 
 
 def _bytes(words: Expr, lanes: int) -> Expr:
@@ -104,110 +99,6 @@ def dot_of(s: CpuSchedule, dtypes: Sequence[str], n_tokens: int, n_codes: int) -
     return dot if fits and s.width % dot.lanes == 0 else None
 
 
-Row: TypeAlias = Callable[[Expr], Expr]
-
-
-class Codes:
-    """Rows of n_k activations as codes, in a buffer of int32: of each row words of four codes, then for each group the
-    scale's bits and the sum of its codes.
-    """
-
-    def __init__(self, buffer: Buffer, n_k: int) -> None:
-        self.buffer, self.n_groups = buffer, n_k // GROUP
-
-    @staticmethod
-    def size(n_rows: int, n_k: int) -> int:
-        """The int32 of a buffer for so many rows."""
-        return n_rows * (n_k // GROUP) * (_QUADS + 2)
-
-    def _at(self, row: Expr, part: int, i: Expr) -> Expr:
-        """Where number i lies of a row's words (0), scales (_QUADS) or sums (_QUADS + 1)."""
-        return row * (self.n_groups * (_QUADS + 2)) + self.n_groups * part + i
-
-    def words(self, row: Expr, first: Expr, n: int) -> Expr:
-        """`n` words from number `first` on."""
-        at = self._at(row, 0, first)
-        return self.buffer[_ramp(at, n) if n > 1 else at]
-
-    def scale(self, row: Expr, group: Expr) -> Expr:
-        """float32."""
-        return T.reinterpret("float32", self.buffer[self._at(row, _QUADS, group)])
-
-    def sum(self, row: Expr, group: Expr) -> Expr:
-        """Of a group's codes."""
-        return self.buffer[self._at(row, _QUADS + 1, group)]
-
-    def fill(self, row: Expr, x: Row) -> None:
-        """Round the activations x(k) of a row."""
-        values = local(GROUP)
-        with T.serial(self.n_groups) as g:
-            with vector(GROUP) as v:
-                T.buffer_store(values, x(g * GROUP + v), [v])
-            every = values[_ramp(0, GROUP)]
-            # Without their sign, floats are in the order of their bits; a NaN is the largest, and so every sum's.
-            bits = T.bitwise_and(T.reinterpret(f"int32x{GROUP}", every), tirx.Broadcast(T.int32(0x7FFFFFFF), GROUP))
-            largest = T.bind(T.reinterpret("float32", _reduced("smax", bits)))
-            inverse = T.bind(T.Select(largest > T.float32(0), T.float32(127) / largest, T.float32(0)))
-            codes = T.bind(T.cast(T.nearbyint(every * tirx.Broadcast(inverse, GROUP)), f"int32x{GROUP}"))
-            words = T.reinterpret(f"int32x{_QUADS}", T.cast(codes, f"int8x{GROUP}"))
-            T.buffer_store(self.buffer, words, [_ramp(self._at(row, 0, g * _QUADS), _QUADS)])
-            scale = T.reinterpret("int32", largest * T.float32(1 / 127))
-            T.buffer_store(self.buffer, scale, [self._at(row, _QUADS, g)])
-            T.buffer_store(self.buffer, _reduced("add", codes), [self._at(row, _QUADS + 1, g)])
-
-
-def _reduced(op: str, codes: Expr) -> Expr:
-    """An operation over all lanes of a group's int32."""
-    return T.call_llvm_pure_intrin("int32", f"llvm.vector.reduce.{op}.v{GROUP}i32", codes)
-
-
-class Rounding:
-    """How the activations of a product in integers become codes: of one token in each call of its kernel, of several by
-    a kernel before it. Of `n_rows` rows the first `n_valid(buffers)` are there, `row(buffers, r, k)` of each; `params`
-    are the product's, and `read` those that this takes. Without a `dot` nothing becomes anything.
-    """
-
-    def __init__(
-        self,
-        dot: Dot | None,
-        name: str,
-        params: Sequence[Param],
-        read: Sequence[Param],
-        n_tokens: int,
-        n_rows: int,
-        n_k: int,
-        n_valid: Callable[[Mapping[str, Buffer]], Expr],
-        row: Callable[[Mapping[str, Buffer], Expr, Expr], Expr],
-    ) -> None:
-        self.dot, self.params, self.n_k = dot, list(params), n_k
-        self.feature = dot.feature if dot else ""
-        self.kernels: list[Generated] = []  # that run before the product's
-        self.before: Callable[[dict[str, Buffer]], Codes] | None = None  # what that one's calls begin with
-        size = Codes.size(n_rows, n_k)
-        if dot and n_tokens > 1:
-            self.params.append(Param("scratch", size, "int32"))
-            made = Param("scratch", size, "int32", written=True, read=False)
-            with tile_kernel(f"{name}_codes", [made, *read], n_rows, None) as k:
-                codes, b = Codes(k.by_name["scratch"], n_k), k.by_name
-                when(k.tile < n_valid(b), lambda: codes.fill(k.tile, lambda i: row(b, k.tile, i)))
-            self.kernels.append(k.generated(4 * n_rows * n_k))
-        elif dot:
-
-            def before(b: dict[str, Buffer]) -> Codes:
-                codes = Codes(local(size, "int32"), n_k)
-                with T.serial(n_rows) as r:
-                    codes.fill(r, lambda i: row(b, r, i))
-                return codes
-
-            self.before = before
-
-    def integer(self, frame: Frame) -> tuple[Dot, Codes] | None:
-        """What `IntegerTile` takes, in the product's kernel."""
-        if self.dot is None:
-            return None
-        return self.dot, frame.shared or Codes(frame.by_name["scratch"], self.n_k)
-
-
 class IntegerTile:
     """The sums of some rows, by number, over one panel of each matrix, as `matmul.Tile` has them."""
 
@@ -231,7 +122,7 @@ class IntegerTile:
 
     def _places(self) -> list[Expr]:
         """Where each vector of sums lies: of the first block for each of `firsts`, then of the next."""
-        return [_ramp(i * self.dot.lanes, self.dot.lanes) for i in range(len(self.blocks) * len(self.firsts))]
+        return [ramp(i * self.dot.lanes, self.dot.lanes) for i in range(len(self.blocks) * len(self.firsts))]
 
     def _add(self, accs: Sequence[Buffer], panels: Sequence[Panel]) -> None:
         """All groups, two at a time: their scales share a word."""
@@ -259,7 +150,7 @@ class IntegerTile:
                         panel.prefetch_words(group, word + i)
                 for i, weights in enumerate(self._weights(panel, group, word)):
                     quad = word + i * 4
-                    x = [T.bind(self._activations(block, group * _QUADS + quad)) for block in self.blocks]
+                    x = [T.bind(self._activations(block, group * QUADS + quad)) for block in self.blocks]
                     for n, weight in enumerate(weights):
                         for b in range(len(self.blocks)):
                             at = b * len(self.firsts) + n
@@ -303,7 +194,7 @@ class IntegerTile:
         """The scales of each of `firsts`."""
         lanes = self.dot.lanes
         found = [
-            T.bind(panel.scale(group, _ramp(first, lanes), self.schedule.native_half))
+            T.bind(panel.scale(group, ramp(first, lanes), self.schedule.native_half))
             for first in range(0, self.schedule.width, lanes)
         ]
         if not self.dot.pairs:
@@ -317,7 +208,7 @@ class IntegerTile:
         def all_lanes(value: int) -> Expr:
             return tirx.Broadcast(T.uint32(value), lanes)
 
-        words = T.bind(panel.words(group, word, _ramp(first, lanes)))
+        words = T.bind(panel.words(group, word, ramp(first, lanes)))
         if panel.dtype == "q8":
             return [T.bind(T.bitwise_xor(words, all_lanes(0x80808080))) if self._signed(panel) else words]
         low = T.bitwise_and(words, all_lanes(0x0F0F0F0F))
@@ -332,7 +223,7 @@ class IntegerTile:
             block, n = divmod(i, len(self.firsts))
             for r in range(len(self.blocks[block])):
                 row, at = block * self.step + r, place.base + r * half
-                T.buffer_store(sums, acc[_ramp(at, half)], [_ramp(row * width + self.firsts[n], half)])
+                T.buffer_store(sums, acc[ramp(at, half)], [ramp(row * width + self.firsts[n], half)])
         return sums
 
     def sum(self, matrix: int, r: Expr, j: int, v: Expr) -> Expr:

@@ -16,8 +16,9 @@ from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.kernels import maths
 from mossnet_tg.codegen.kernels.build import Buffer, Expr, Generated, Param, div, local, tile_kernel, vector, when
-from mossnet_tg.codegen.kernels.integer import Codes, Dot, IntegerTile, Rounding, dot_of
+from mossnet_tg.codegen.kernels.integer import Dot, IntegerTile, dot_of
 from mossnet_tg.codegen.kernels.panel import Panel
+from mossnet_tg.codegen.kernels.rounding import Codes, Rounding
 from mossnet_tg.codegen.layout import Matrix, Panels
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
 from mossnet_tg.ops import ExpertMatmul
@@ -181,7 +182,7 @@ def linear(
         name,
         params,
         [p for i, p in enumerate(params) if p.read and i != weight],
-        n_tokens,
+        n_tokens > 1,
         n_tokens,
         n_in,
         lambda b: b[valid][0],
@@ -246,7 +247,7 @@ def expert_matmul(name: str, op: ExpertMatmul, dtypes: Sequence[str], s: CpuSche
         name,
         params,
         [p for p in params if p.name in ("x", "params")],
-        op.n_tokens,
+        op.n_tokens > 1,
         n_rows,
         op.n_in,
         lambda b: b["params"][0] * per_token,
