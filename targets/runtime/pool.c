@@ -18,17 +18,18 @@
  * has most likely lost its core, and an owner that sleeps makes room for it. */
 enum { WORKER_SPIN_NS = 100000, OWNER_SPIN_NS = 30000, PAUSES_PER_CLOCK = 16 };
 
-/* A worker that shares its core with another process is pushed off it every few ms, mostly inside a chunk, and the
- * owner waits as long for it: together they are slower than the owner alone. So such a worker rests: 1 ms, and twice as
- * long as the last time if that was less than 8 rests ago. */
-enum { REST_LEAST_NS = 1000000, REST_MOST_NS = 128000000, REST_MEMORY = 8 };
+/* Where another process takes a core, a worker or the owner is pushed off every few ms, mostly inside a chunk, and all
+ * others wait as long for it: together they are slower than the owner alone. So a worker rests when it was that late,
+ * or had to wait that long between two steps: then the owner has a core for itself. It rests twice as long as the last
+ * time if that was less than 8 rests ago. What is over sooner was one of the system's own threads. */
+enum { LATE_NS = 500000, REST_LEAST_NS = 32000000, REST_MOST_NS = 256000000, REST_MEMORY = 8 };
 
 struct mn_pool {
     /* sequence << 32 | chunks of the step << 16 | next chunk. fetch_add(1) claims a chunk, and the value that it
      * returns says by itself whether there was one to claim: a stale look can never become a wrong claim. */
     _Alignas(64) _Atomic uint64_t claim;
-    _Alignas(64) _Atomic uint32_t done; /* chunks of this step that workers have finished; futex of the owner */
-    _Atomic uint32_t owner_sleeps;
+    _Alignas(64) _Atomic uint32_t done;     /* chunks of this step that workers have finished; futex of the owner */
+    _Atomic uint64_t asleep_since;          /* of the owner's wait for them, when it went to sleep; 0: it did not */
     _Alignas(64) _Atomic uint32_t sleepers; /* workers that went to sleep since the last alarm */
     _Atomic uint32_t alarm;                 /* futex of the workers */
     _Atomic uint32_t stop;                  /* futex of the workers that rest */
@@ -87,40 +88,40 @@ static bool work_is_out(mn_pool *pool) {
 }
 
 /* Runs one chunk if there is one. Looks before it claims: a failed claim moves `next` on, and so it happens at most
- * once per thread and step, far from the 65536 that would carry. */
-static bool run_chunk(mn_pool *pool) {
+ * once per thread and step, far from the 65536 that would carry. `run` becomes what mn_pool_run's run begins with. */
+static bool run_chunk(mn_pool *pool, uint32_t *run) {
     if (!work_is_out(pool)) return false;
     uint64_t word = atomic_fetch_add(&pool->claim, 1);
     uint32_t chunk = word_next(word), n_chunks = word_chunks(word);
     if (chunk >= n_chunks) return false;
     const mn_job *job = pool->job;
-    job->run(job->context, (uint32_t)(word >> 32) - pool->first_sequence, chunk, n_chunks);
+    *run = pool->first_sequence;
+    job->run(job->context, (uint32_t)(word >> 32) - *run, chunk, n_chunks);
     return true;
 }
 
-/* Waits for work, a while awake, then asleep. The order of the two accesses on either side (here: sleepers, claim; in
- * `publish`: claim, sleepers) is what no alarm can slip through. */
-static void await_work(mn_pool *pool) {
+/* Waits for work, a while awake, then asleep; how long asleep. The order of the two accesses on either side (here:
+ * sleepers, claim; in `publish`: claim, sleepers) is what no alarm can slip through. */
+static uint64_t await_work(mn_pool *pool) {
     wait w = {0};
+    uint64_t asleep_since = 0;
     while (!work_is_out(pool) && !atomic_load(&pool->stop)) {
         if (spin(&w, WORKER_SPIN_NS)) continue;
+        if (!asleep_since) asleep_since = mn_clock_ns();
         uint32_t alarm = atomic_load(&pool->alarm);
         atomic_fetch_add(&pool->sleepers, 1);
         if (!work_is_out(pool) && !atomic_load(&pool->stop)) futex_wait(&pool->alarm, alarm, 0);
         w = (wait){0};
     }
+    return asleep_since ? mn_clock_ns() - asleep_since : 0;
 }
 
-/* How often a worker was pushed off its core, and how long it rests for that. */
+/* How long a worker rests, and when it did. */
 typedef struct contention {
-    long switches;
     uint64_t rest_ns, rested_until;
 } contention;
 
-/* Called when the owner had to wait for this worker's chunk. */
-static void rest_if_pushed_off(mn_pool *pool, contention *c) {
-    struct rusage usage;
-    if (getrusage(RUSAGE_THREAD, &usage) || usage.ru_nivcsw == c->switches) return;
+static void rest(mn_pool *pool, contention *c) {
     uint64_t since = mn_clock_ns() - c->rested_until;
     if (since > REST_MEMORY * c->rest_ns)
         c->rest_ns = REST_LEAST_NS;
@@ -128,21 +129,37 @@ static void rest_if_pushed_off(mn_pool *pool, contention *c) {
         c->rest_ns *= 2;
     futex_wait(&pool->stop, 0, c->rest_ns);
     c->rested_until = mn_clock_ns();
-    c->switches = usage.ru_nivcsw;
+}
+
+/* Whether this thread was pushed off its core since `switches`, which is brought up to date. */
+static bool pushed_off(long *switches) {
+    struct rusage usage;
+    if (getrusage(RUSAGE_THREAD, &usage)) return false;
+    bool was = usage.ru_nivcsw != *switches;
+    *switches = usage.ru_nivcsw;
+    return was;
 }
 
 static void *work(void *argument) {
     mn_pool *pool = argument;
     contention state = {0};
-    while (!atomic_load(&pool->stop)) {
-        if (!run_chunk(pool)) {
-            await_work(pool);
+    long switches = 0;
+    uint64_t waited_ns = 0;
+    for (uint32_t run = UINT32_MAX; !atomic_load(&pool->stop);) {
+        uint32_t last = run;
+        if (!run_chunk(pool, &run)) {
+            waited_ns = await_work(pool);
             continue;
         }
+        bool owner_late = run == last && waited_ns >= LATE_NS, late = false;
+        waited_ns = 0;
         atomic_fetch_add(&pool->done, 1);
-        if (!atomic_load(&pool->owner_sleeps)) continue;
-        futex_wake(&pool->done, 1);
-        rest_if_pushed_off(pool, &state);
+        uint64_t since = atomic_load(&pool->asleep_since);
+        if (since) {
+            futex_wake(&pool->done, 1);
+            late = mn_clock_ns() - since >= LATE_NS && pushed_off(&switches);
+        }
+        if (owner_late || late) rest(pool, &state);
     }
     return NULL;
 }
@@ -163,10 +180,10 @@ static void await_done(mn_pool *pool, uint32_t n) {
     wait w = {0};
     while (atomic_load(&pool->done) < n) {
         if (spin(&w, OWNER_SPIN_NS)) continue;
-        atomic_store(&pool->owner_sleeps, 1);
+        atomic_store(&pool->asleep_since, mn_clock_ns());
         for (uint32_t done; (done = atomic_load(&pool->done)) < n;)
             futex_wait(&pool->done, done, 0);
-        atomic_store(&pool->owner_sleeps, 0);
+        atomic_store(&pool->asleep_since, 0);
     }
 }
 
@@ -175,14 +192,14 @@ void mn_pool_run(mn_pool *pool, const mn_job *job) {
     pool->job = job;
     pool->first_sequence = first_sequence;
     for (uint32_t step = 0; step < job->n_steps; step++) {
-        uint32_t n_chunks = job->n_chunks[step], mine = 0;
+        uint32_t n_chunks = job->n_chunks[step], mine = 0, run;
         if (n_chunks == 1 || !pool->n_workers) {
             for (uint32_t chunk = 0; chunk < n_chunks; chunk++)
                 job->run(job->context, step, chunk, n_chunks);
             continue;
         }
         publish(pool, first_sequence + step, n_chunks);
-        while (run_chunk(pool))
+        while (run_chunk(pool, &run))
             mine++;
         await_done(pool, n_chunks - mine);
     }
