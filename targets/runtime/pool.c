@@ -88,15 +88,14 @@ static bool work_is_out(mn_pool *pool) {
 }
 
 /* Runs one chunk if there is one. Looks before it claims: a failed claim moves `next` on, and so it happens at most
- * once per thread and step, far from the 65536 that would carry. `run` becomes what mn_pool_run's run begins with. */
-static bool run_chunk(mn_pool *pool, uint32_t *run) {
+ * once per thread and step, far from the 65536 that would carry. */
+static bool run_chunk(mn_pool *pool) {
     if (!work_is_out(pool)) return false;
     uint64_t word = atomic_fetch_add(&pool->claim, 1);
     uint32_t chunk = word_next(word), n_chunks = word_chunks(word);
     if (chunk >= n_chunks) return false;
     const mn_job *job = pool->job;
-    *run = pool->first_sequence;
-    job->run(job->context, (uint32_t)(word >> 32) - *run, chunk, n_chunks);
+    job->run(job->context, (uint32_t)(word >> 32) - pool->first_sequence, chunk, n_chunks);
     return true;
 }
 
@@ -145,13 +144,16 @@ static void *work(void *argument) {
     contention state = {0};
     long switches = 0;
     uint64_t waited_ns = 0;
-    for (uint32_t run = UINT32_MAX; !atomic_load(&pool->stop);) {
-        uint32_t last = run;
-        if (!run_chunk(pool, &run)) {
+    uint32_t last_run = UINT32_MAX;
+    while (!atomic_load(&pool->stop)) {
+        if (!run_chunk(pool)) {
             waited_ns = await_work(pool);
             continue;
         }
-        bool owner_late = run == last && waited_ns >= LATE_NS, late = false;
+        /* While the chunk is not counted as done, the run cannot end. */
+        uint32_t run = pool->first_sequence;
+        bool owner_late = run == last_run && waited_ns >= LATE_NS, late = false;
+        last_run = run;
         waited_ns = 0;
         atomic_fetch_add(&pool->done, 1);
         uint64_t since = atomic_load(&pool->asleep_since);
@@ -192,14 +194,14 @@ void mn_pool_run(mn_pool *pool, const mn_job *job) {
     pool->job = job;
     pool->first_sequence = first_sequence;
     for (uint32_t step = 0; step < job->n_steps; step++) {
-        uint32_t n_chunks = job->n_chunks[step], mine = 0, run;
+        uint32_t n_chunks = job->n_chunks[step], mine = 0;
         if (n_chunks == 1 || !pool->n_workers) {
             for (uint32_t chunk = 0; chunk < n_chunks; chunk++)
                 job->run(job->context, step, chunk, n_chunks);
             continue;
         }
         publish(pool, first_sequence + step, n_chunks);
-        while (run_chunk(pool, &run))
+        while (run_chunk(pool))
             mine++;
         await_done(pool, n_chunks - mine);
     }
