@@ -259,9 +259,6 @@ def _load_part(parts: Parts, index: Expr, base: Expr, read: Callable[[Buffer, Ex
     return value
 
 
-LINE_BYTES = 64
-
-
 def prefetch(buffer: Buffer | Parts, index: Expr, level: int) -> None:
     """On a CPU: bring the line of buffer[index] into the first or second cache. Beyond the buffer nothing happens."""
     if not isinstance(buffer, Parts):
