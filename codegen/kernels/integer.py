@@ -18,6 +18,7 @@ from mossnet_tg.codegen.kernels.build import Buffer, Expr, local, ramp
 from mossnet_tg.codegen.kernels.panel import Panel
 from mossnet_tg.codegen.kernels.rounding import QUADS, Codes
 from mossnet_tg.codegen.schedules.cpu import CpuSchedule
+from mossnet_tg.targets.table import DOTS
 from mossnet_tg.weights.quantised import BITS
 
 _MOST_CODES = 1 << 15  # of a token's slots: they lie on the stack
@@ -36,8 +37,8 @@ class Dot:
     feature: str
     q8: Emit
     q4: Emit
-    signed: bool = True
-    pairs: bool = False
+    signed: bool
+    pairs: bool
 
 
 def _bytes(words: Expr, lanes: int) -> Expr:
@@ -70,17 +71,18 @@ def _neon(name: str) -> Emit:
     return lambda sums, w, x: T.call_llvm_pure_intrin("int32x4", name, sums, _bytes(w, 4), _bytes(x, 4))
 
 
-def _alike(lanes: int, feature: str, emit: Emit, signed: bool, pairs: bool = False) -> Dot:
-    return Dot(lanes, feature, emit, emit, signed, pairs)
+def _dot(name: str, q8: Emit, q4: Emit | None = None, signed: bool = True, pairs: bool = False) -> Dot:
+    """The row of DOTS with what it emits; without a `q4` both are alike."""
+    return Dot(DOTS[name].lanes, DOTS[name].feature, q8, q4 or q8, signed, pairs)
 
 
-_SDOT = _alike(4, "dotprod", _neon("sdot"), signed=True)
+_SDOT = _dot("dotprod", _neon("sdot"))
 # By the names of DOTS: for a prompt; those that differ for one token.
 _OF_PROMPTS: Mapping[str, Dot] = {
-    "avx512vnni": _alike(16, "avx512vnni", _vnni(16), signed=False),
-    "avxvnni": _alike(8, "avxvnni", _vnni(8), signed=False),
-    "avx2": Dot(8, "avx2", _avx2_q8, _avx2_q4),
-    "i8mm": _alike(4, "i8mm", lambda sums, w, x: _neon("smmla")(sums, x, w), signed=True, pairs=True),
+    "avx512vnni": _dot("avx512vnni", _vnni(16), signed=False),
+    "avxvnni": _dot("avxvnni", _vnni(8), signed=False),
+    "avx2": _dot("avx2", _avx2_q8, _avx2_q4),
+    "i8mm": _dot("i8mm", lambda sums, w, x: _neon("smmla")(sums, x, w), pairs=True),
     "dotprod": _SDOT,
 }
 _OF_TOKENS = {"i8mm": _SDOT}
@@ -112,26 +114,18 @@ class IntegerTile:
         for acc in accs:
             for at in self._places():
                 T.buffer_store(acc, tirx.Broadcast(T.float32(0), dot.lanes), [at])
-        if len(rows) == 1:
-            self._add(accs, panels)
-        else:
-            for acc, panel in zip(accs, panels, strict=True):
-                self._add([acc], [panel])
+        whole, rest = divmod(codes.n_groups, 2)
+        with T.serial(whole) as pair:  # whose scales share a word
+            for half in range(2):
+                self._group(pair * 2 + half, accs, panels)
+        if rest:
+            self._group(T.int32(2 * whole), accs, panels)
         as_it_is = len(rows) == 1 and not dot.pairs
         self.sums = accs if as_it_is else [self._laid_down(acc) for acc in accs]
 
     def _places(self) -> list[Expr]:
         """Where each vector of sums lies: of the first block for each of `firsts`, then of the next."""
         return [ramp(i * self.dot.lanes, self.dot.lanes) for i in range(len(self.blocks) * len(self.firsts))]
-
-    def _add(self, accs: Sequence[Buffer], panels: Sequence[Panel]) -> None:
-        """All groups, two at a time: their scales share a word."""
-        whole, rest = divmod(self.codes.n_groups, 2)
-        with T.serial(whole) as pair:
-            for half in range(2):
-                self._group(pair * 2 + half, accs, panels)
-        if rest:
-            self._group(T.int32(2 * whole), accs, panels)
 
     def _group(self, group: Expr, accs: Sequence[Buffer], panels: Sequence[Panel]) -> None:
         for acc, panel in zip(accs, panels, strict=True):

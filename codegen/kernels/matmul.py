@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeAlias
 
 from tvm.script.ir_builder import tirx as T
 
@@ -43,12 +44,10 @@ class Tile:
         for acc in accs:
             with T.unroll(self.n_parts * self.n_rows * s.vectors) as i, vector(s.lanes) as v:
                 T.buffer_store(acc, T.float32(0), [i * s.lanes + v])
-        add = self._by_groups if grouped else self._by_elements
-        if self.n_rows == 1:
-            add(n_k, accs, rows, panels)
-        else:  # the sums of one matrix are as many as there are registers
-            for acc, panel in zip(accs, panels, strict=True):
-                add(n_k, [acc], rows, [panel])
+        if grouped:
+            self._by_groups(n_k, accs, rows, panels)
+        else:
+            self._by_elements(n_k, accs, rows, panels)
         self.sums = [self._laid_down(acc) for acc in accs]
 
     def _by_elements(
@@ -122,18 +121,30 @@ class Tile:
         return self.sums[matrix][r * self.schedule.width + j * self.schedule.lanes + v]
 
 
-def tile(
+# sum(m, r, j, v): of matrix m and row r, lane v of vector j.
+Sum: TypeAlias = Callable[[int, Expr, int, Expr], Expr]
+
+
+def sums_of(
     s: CpuSchedule,
     n_k: int,
     integer: tuple[Dot, Codes] | None,
     rows: Sequence[Expr],
     row: Callable[[Expr, Expr], Expr],
     panels: Sequence[Panel],
-) -> Tile | IntegerTile:
+) -> Sum:
     """The sums of some rows, row(r, k) of each, over a panel of each matrix; `integer`: how, unless in floats."""
-    if integer:
-        return IntegerTile(s, *integer, rows, panels)
-    return Tile(s, n_k, [partial(row, r) for r in rows], panels)
+
+    def tile(panels: Sequence[Panel]) -> Sum:
+        if integer:
+            return IntegerTile(s, *integer, rows, panels).sum
+        return Tile(s, n_k, [partial(row, r) for r in rows], panels).sum
+
+    if len(rows) == 1:
+        return tile(panels)
+    # Of several rows, the sums of one matrix are as many as there are registers.
+    each = [tile([panel]) for panel in panels]
+    return lambda m, r, j, v: each[m](0, r, j, v)
 
 
 def store_row(s: CpuSchedule, n_out: int, panel: Expr, store: Callable[[int, Expr, Expr], None]) -> None:
@@ -193,9 +204,9 @@ def linear(
         w = Panel.of(k.buffers[weight], panel, params[weight].dtype, n_in, s.panels)
 
         def block(first: Expr) -> None:
-            made = tile(s, n_in, integer, [first + r for r in range(n_rows)], partial(row, k.buffers), [w])
+            total = sums_of(s, n_in, integer, [first + r for r in range(n_rows)], partial(row, k.buffers), [w])
             with T.serial(n_rows) as r:
-                store_row(s, n_out, panel, lambda j, v, n: store(k.buffers, first + r, n, made.sum(0, r, j, v)))
+                store_row(s, n_out, panel, lambda j, v, n: store(k.buffers, first + r, n, total(0, r, j, v)))
 
         if tokens is None:
             block(T.int32(0))
@@ -298,8 +309,8 @@ class ExpertBody:
     def one_token(self, slot: Expr) -> None:
         """Decode: the panel of one slot."""
         expert = self._expert(slot)
-        made = self._tile([slot], expert)
-        self._store(made, 0, slot, expert)
+        sums = self._sums([slot], expert)
+        self._store(sums, 0, slot, expert)
 
     def one_token_combined(self) -> None:
         """Decode: the gated sum of all slots, in order."""
@@ -308,12 +319,12 @@ class ExpertBody:
         with T.unroll(s.vectors) as j, vector(s.lanes) as v:
             T.buffer_store(total, T.float32(0), [j * s.lanes + v])
         with T.serial(self.op.top_k) as slot:
-            made = self._tile([slot], self._expert(slot))
+            sums = self._sums([slot], self._expert(slot))
             gate = self.buffers["gates"][slot] if self.op.routed else T.float32(1)
             for j in range(s.vectors):
                 with vector(s.lanes) as v:
                     at = j * s.lanes + v
-                    T.buffer_store(total, total[at] + gate * made.sum(0, 0, j, v), [at])
+                    T.buffer_store(total, total[at] + gate * sums(0, 0, j, v), [at])
         store_row(
             self.s,
             self.op.n_out,
@@ -328,9 +339,9 @@ class ExpertBody:
             self._copy_residual(tokens)
         with T.serial(self.op.top_k) as expert, T.serial(blocks(tokens, n_rows)) as b:
             slots = [(b * n_rows + r) * self.op.top_k + expert for r in range(n_rows)]
-            made = self._tile(slots, expert)
+            sums = self._sums(slots, expert)
             with T.serial(n_rows) as r:
-                self._store(made, r, (b * n_rows + r) * self.op.top_k + expert, expert)
+                self._store(sums, r, (b * n_rows + r) * self.op.top_k + expert, expert)
 
     def grouped(self) -> None:
         """Prefill, the tokens of each expert together."""
@@ -353,11 +364,11 @@ class ExpertBody:
         for r in range(n_rows):
             # Rows behind the expert's last slot repeat it; only the real ones are stored.
             T.buffer_store(at, groups[n_experts + 1 + T.min(first + r, last)], [r])
-        made = self._tile([at[r] for r in range(n_rows)], expert, turn)
+        sums = self._sums([at[r] for r in range(n_rows)], expert, turn)
         with T.serial(T.min(n_rows, last + 1 - first)) as r:
-            self._store(made, r, groups[n_experts + 1 + first + r], expert)
+            self._store(sums, r, groups[n_experts + 1 + first + r], expert)
 
-    def _tile(self, slots: Sequence[Expr], expert: Expr, turn: Expr = None) -> Tile | IntegerTile:
+    def _sums(self, slots: Sequence[Expr], expert: Expr, turn: Expr = None) -> Sum:
         """The sums of some slots, all of one expert. `turn`: which pass over its panel this is, while the next expert's
         comes.
         """
@@ -368,7 +379,7 @@ class ExpertBody:
             panels = [
                 replace(p, following=p.base + n * self.s.panels.elements(p.n_k, p.dtype), turn=turn) for p in panels
             ]
-        return tile(self.s, self.op.n_in, self.integer, rows, lambda r, k: x[r * stride + k], panels)
+        return sums_of(self.s, self.op.n_in, self.integer, rows, lambda r, k: x[r * stride + k], panels)
 
     def _expert(self, slot: Expr) -> Expr:
         return self.buffers["idx"][slot] if self.op.routed else slot
@@ -377,17 +388,17 @@ class ExpertBody:
         number = expert * n_panels(self.s, self.op.n_out) + self.panel
         return expert_panels(self.op, self.buffers, number, self.dtypes, self.s.panels)
 
-    def _store(self, made: Tile | IntegerTile, r: Expr, slot: Expr, expert: Expr) -> None:
+    def _store(self, sums: Sum, r: Expr, slot: Expr, expert: Expr) -> None:
         """The epilogue of row r, which belongs to `slot`."""
         op, out = self.op, self.buffers["out"]
 
         def store(j: int, v: Expr, n: Expr) -> None:
-            value = made.sum(0, r, j, v)
+            value = sums(0, r, j, v)
             at = self.place(slot, n)
             if op.epilogue == "softplus":
                 value = maths.softplus(value + self.buffers["bias"][expert * op.n_out + n])
             elif op.epilogue == "swiglu":
-                value = maths.silu(value) * made.sum(1, r, j, v)
+                value = maths.silu(value) * sums(1, r, j, v)
             elif op.epilogue == "combine":
                 at = div(slot, op.top_k) * op.n_out + n
                 gate = self.buffers["gates"][slot] if op.routed else T.float32(1)
