@@ -71,6 +71,13 @@ static mossnet_status cpu_devices(mn_text *out, mossnet_error *error) {
     return mn_ok(error);
 }
 
+/* Large pages where the system has them for files; and read ahead while the caller does other things: reading on demand
+ * would take the disk's latency page by page. */
+static void advise(void *weights, size_t bytes) {
+    madvise(weights, bytes, MADV_HUGEPAGE);
+    madvise(weights, bytes, MADV_WILLNEED);
+}
+
 static mossnet_status cpu_open(const mn_source *source, mn_device **out, mossnet_error *error) {
     const mn_file *file = source->file;
     *out = NULL;
@@ -87,8 +94,7 @@ static mossnet_status cpu_open(const mn_source *source, mn_device **out, mossnet
         cpu_close(device);
         return status;
     }
-    /* Read ahead while the caller does other things; reading on demand would take the disk's latency page by page. */
-    if (file->weights.bytes) madvise((void *)(uintptr_t)device->weights, (size_t)file->weights.bytes, MADV_WILLNEED);
+    if (file->weights.bytes) advise((void *)(uintptr_t)device->weights, (size_t)file->weights.bytes);
     *out = device;
     return mn_ok(error);
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +74,24 @@ def test_weights_of_any_kind_stream_in_order(tmp_path):
     assert np.array_equal(weights[512:560].view(np.float16), array.T.ravel())
     assert weights[1024:1028].view(np.float32) == 1.5
     assert weights.nbytes == 2048
+
+
+def test_a_file_is_written_a_large_page_at_a_time(tmp_path, monkeypatch):
+    """So that the system keeps large pages of it."""
+    page, written = 2 << 20, []
+
+    class Raw(io.FileIO):
+        def write(self, data):
+            written.append(self.tell())
+            return super().write(data)
+
+    monkeypatch.setattr(Path, "open", lambda path, mode, buffering: io.BufferedWriter(Raw(path, mode), buffering))
+    content = np.random.default_rng(0).integers(0, 256, 3 * page, np.uint8)
+    parts = [(0, content[:1000]), (1000, content[1000 : page + 7]), (2 * page, content[2 * page :])]
+    write(tmp_path / "a.moss", dataclasses.replace(toy(), weights_bytes=content.size), parts)
+    content[page + 7 : 2 * page] = 0
+    assert written == [i * page for i in range(4)]
+    assert np.array_equal(read_weights(tmp_path / "a.moss"), content)
 
 
 @pytest.mark.parametrize(
