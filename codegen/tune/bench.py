@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ from mossnet_tg.targets.table import Target
 Array: TypeAlias = npt.NDArray[Any]
 
 _PAGE, _PAGES = 1024, 4  # floats of a page, and how many of these a thread sweeps
+_LINE = 16  # floats of a cache's line
 
 # Several devices measure from threads of their own; kernels are made by one thread at a time.
 COMPILING = threading.Lock()
@@ -34,11 +35,12 @@ COMPILING = threading.Lock()
 @dataclass(frozen=True)
 class Trial:
     """Kernels that run in order, and their buffers' names in the order that `arrays` come in. A buffer that is not
-    among them is scratch.
+    among them is scratch. When trials are timed, `before` runs before them, and does not count.
     """
 
     kernels: Sequence[Generated]
     names: Sequence[str]
+    before: Sequence[Generated] = ()
 
     @property
     def params(self) -> list[Param]:
@@ -57,7 +59,7 @@ class Trial:
 
     @property
     def _found(self) -> dict[str, Param]:
-        params = (p for kernel in self.kernels for p in kernel.params)
+        params = (p for kernel in [*self.before, *self.kernels] for p in kernel.params)
         return {p.name: p for p in sorted(params, key=lambda p: p.n)}
 
 
@@ -85,6 +87,25 @@ def sweep(s: Schedule, n_bytes: int) -> Generated:
         with vector(s.lanes) as v:
             T.buffer_store(sums, total[v], [k.tile * s.lanes + v])
     return k.generated(n_tiles * n_pages * _PAGE)
+
+
+def touch(name: str, buffers: Sequence[Param], s: Schedule) -> Generated:
+    """A kernel that reads a value of each line of some buffers: behind it, caches hold of them what they do when other
+    kernels have just made them.
+    """
+    n_tiles = max(-(-p.n // _PAGE) for p in buffers)
+    sums = Param("sums", n_tiles, written=True)
+    with tile_kernel(
+        name, [sums, *(replace(p, written=False, read=True) for p in buffers)], n_tiles, s.group_size
+    ) as k:
+        total = local(1)
+        T.buffer_store(total, T.float32(0), [0])
+        for param, buffer in zip(buffers, k.buffers[1:], strict=True):
+            with T.serial(_PAGE // _LINE) as i:
+                at = T.min(k.tile * _PAGE + i * _LINE, param.n - 1)
+                T.buffer_store(total, total[0] + T.Cast("float32", buffer[at]), [0])
+        T.buffer_store(k.buffers[0], total[0], [k.tile])
+    return k.generated(n_tiles * len(buffers) * _PAGE // _LINE)
 
 
 class Bench:
@@ -144,7 +165,8 @@ class _Plan:
 
     def __init__(self, trials: Sequence[Trial], target: Target, between: Generated | None) -> None:
         self.target = target
-        kernels = [*(kernel for trial in trials for kernel in trial.kernels), *([between] if between else [])]
+        kernels = [kernel for trial in trials for kernel in [*trial.before, *trial.kernels]]
+        kernels += [between] if between else []
         self.code: Code = backend(target).compile(kernels, target, lambda _: None)
         self.index: dict[tuple[int, str], int] = {}
         self.steps_of: list[tuple[int, int]] = []
@@ -155,6 +177,8 @@ class _Plan:
         self._buffers(len(trials), between.params if between else [])
         for i, trial in enumerate(trials):
             self._buffers(i, [*trial.params, *trial.scratch])
+            for kernel in trial.before:
+                self._step(i, kernel)
             first = len(self.steps)
             for kernel in trial.kernels:
                 self._step(i, kernel)

@@ -15,7 +15,7 @@ import numpy as np
 from mossnet_tg.codegen.doctor import allowed, difference
 from mossnet_tg.codegen.schedules import Schedule
 from mossnet_tg.codegen.schedules.space import fits
-from mossnet_tg.codegen.tune.bench import COMPILING, Array, Bench, Trial, sweep
+from mossnet_tg.codegen.tune.bench import COMPILING, Array, Bench, Trial, sweep, touch
 from mossnet_tg.codegen.tune.twin import Sample, Twin
 from mossnet_tg.codegen.tuning import Tuning, matrix_key
 from mossnet_tg.codegen.workload import Workload
@@ -100,7 +100,8 @@ class Limits:
 
 class Measurer:
     """Runs trials of a subject, each with weights of its own: what one leaves in a cache serves none of the others.
-    Between them so much memory is read as `swept_bytes` says: what the model reads between two runs of a kernel.
+    Between them so much memory is read as `swept_bytes` says, what the model reads between two runs of a kernel, and
+    then what kernels just before this one have made.
     """
 
     def __init__(
@@ -171,7 +172,12 @@ class Measurer:
             if threads > self.limits.threads:
                 raise _RefusedError(f"groups of {threads} threads, the device allows {self.limits.threads}")
         names = [p.name for p in kernels[0].params] if len(kernels) == 1 else workload.names(schedule)
-        return Trial(kernels, names)
+        trial = Trial(kernels, names)
+        near = [p for p, is_near in zip(trial.params, subject.sample.near, strict=True) if is_near]
+        if not near or not self.swept_bytes:
+            return trial
+        with COMPILING:
+            return replace(trial, before=[touch(f"{prefix}near", near, subject.schedule)])
 
     @contextlib.contextmanager
     def _bench(self, subject: Subject, trials: Sequence[Trial], choices: Sequence[Choice]) -> Iterator[Bench]:

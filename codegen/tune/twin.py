@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mossnet_tg.codegen.layout import Panels
-from mossnet_tg.codegen.moss_file import DType, EntryKind
+from mossnet_tg.codegen.moss_file import DType, EntryKind, Region
 from mossnet_tg.codegen.plan import Plan, Use
 from mossnet_tg.codegen.tune.bench import Array
 from mossnet_tg.engine import CompiledModel
@@ -27,10 +27,13 @@ _NUMPY: dict[DType, Any] = {DType.F32: np.float32, DType.I32: np.int32}
 
 @dataclass(frozen=True)
 class Sample:
-    """A call as it was met: its buffers before and after, in the call's order; a weight by its name in both."""
+    """A call as it was met: its buffers before and after, in the call's order; a weight by its name in both. `near`:
+    which of them kernels just before it work on too, so that caches hold them: neither weights nor states.
+    """
 
     before: Sequence[Array | str]
     after: Sequence[Array | str]
+    near: Sequence[bool]
 
 
 class Twin:
@@ -63,8 +66,11 @@ class Twin:
                     before = self._read(session, use) if i in wanted else ()
                     session.run(kind, use.first_step, use.n_steps)
                     if i in wanted:
-                        found[i] = Sample(before, self._read(session, use))
+                        found[i] = Sample(before, self._read(session, use), [self._is_near(b) for b in use.buffers])
         return found
+
+    def _is_near(self, buffer: int | str) -> bool:
+        return isinstance(buffer, int) and self.plan.buffers[buffer].region != Region.STATE
 
     def _read(self, session: Any, use: Use) -> list[Array | str]:
         found: list[Array | str] = []

@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mossnet_tg.codegen.backends import backend
 from mossnet_tg.codegen.kernels.build import Generated, Param, tile_kernel
-from mossnet_tg.codegen.tune.bench import sweep
+from mossnet_tg.codegen.tune.bench import sweep, touch
 from mossnet_tg.codegen.tune.measure import Choice, Limits, Measurer, Subject
 from mossnet_tg.codegen.tune.twin import Sample
 from mossnet_tg.codegen.tuning import Task
@@ -91,7 +91,7 @@ def subject(row: Row) -> Subject:
     x = np.arange(N, dtype=np.float32)
     target = row.resolved
     schedule = backend(target).schedule(target)
-    sample = Sample([np.zeros(N, np.float32), x], [2 * x, x])
+    sample = Sample([np.zeros(N, np.float32), x], [2 * x, x], [True, False])
     return Subject(Doubling("rows", Task("loops", 1, (), "doubling")), schedule, sample, 1e-6, 1.0)  # type: ignore[arg-type]
 
 
@@ -116,6 +116,17 @@ def test_all_is_swept(row):
     OneKernel([kernel], row.resolved, device=row.device).run(sums, swept)
     assert 90_000 < swept.nbytes <= 100_000 and sums.sum() == total
     assert (swept.reshape(-1, 1024) == 0).any(axis=1).sum() >= swept.size // 1024 * (not schedule.flat)
+
+
+def test_all_is_touched(row):
+    """A value of each line, and a buffer's last one for each line that a longer one has beyond it."""
+    schedule = backend(row.resolved).schedule(row.resolved)
+    kernel = touch("touch", [Param("many", 3000), Param("few", 20, "int32")], schedule)
+    sums, many, few = (np.zeros(p.n, p.dtype) for p in kernel.params)
+    many[::16], many[-1], few[0], few[-1] = 1, 1, 1000, 10_000
+    OneKernel([kernel], row.resolved, device=row.device).run(sums, many, few)
+    n_lines = 3 * 1024 // 16
+    assert sums.sum() == n_lines + 1000 + (n_lines - 2) * 10_000
 
 
 @pytest.mark.parametrize("bad", [CRASH, HANG], ids=["crash", "hang"])
