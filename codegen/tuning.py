@@ -25,7 +25,7 @@ VALUES: Mapping[str, range] = {
 WIDTHS = range(1, 257)
 
 # Raised when the kernels that a choice makes are others than before, so that what was measured says nothing of them.
-SCHEDULES = 1
+SCHEDULES = 2
 
 
 @dataclass(frozen=True)
