@@ -28,11 +28,13 @@ from typing import NamedTuple
 
 import click
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed package
+
 from mossnet_tg.engine import CompiledModel
+from tests.bench.worker import memory
 
 _MIB = 2**20
 _PROMPT = "def fibonacci(n):"
-_FIELDS = ("VmHWM", "RssAnon")
 
 
 class Run(NamedTuple):
@@ -46,15 +48,14 @@ def run_once(command: Sequence[str]) -> Run:
     """Neither program repeats the prompt: the first byte is the continuation's."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    highest = dict.fromkeys(_FIELDS, 0.0)
+    highest = {"peak": 0.0, "private": 0.0}
 
     def watch() -> None:
         while process.poll() is None:
-            with contextlib.suppress(OSError):  # it ended between the two
-                for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-                    name, _, rest = line.partition(":")
-                    if name in highest:
-                        highest[name] = max(highest[name], int(rest.split()[0]) * 1024 / _MIB)
+            with contextlib.suppress(OSError, KeyError):  # it ended between the two
+                now = memory(process.pid)
+                for name in highest:
+                    highest[name] = max(highest[name], now[name])
             time.sleep(0.0005)
 
     watcher = threading.Thread(target=watch)

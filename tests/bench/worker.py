@@ -67,9 +67,11 @@ def logits(engine: Adapter, path: str) -> float:
 _KINDS = {"prefill": prefill, "decode": decode, "logits": logits}
 
 
-def memory() -> dict[str, float]:
-    """This process's resident MiB: the most so far, and now without and in mapped files."""
-    status = Path("/proc/self/status").read_text()
+def memory(process: int | str = "self") -> dict[str, float]:
+    """A process's resident MiB: the most so far, and now without and in mapped files. OSError: there is none;
+    KeyError: it has ended.
+    """
+    status = Path(f"/proc/{process}/status").read_text()
     kib = dict(re.findall(r"^(\w+):\s+(\d+) kB$", status, re.MULTILINE))
     names = {"peak": "VmHWM", "private": "RssAnon", "mapped": "RssFile"}
     return {name: int(kib[key]) / 1024 for name, key in names.items()}
