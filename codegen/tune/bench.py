@@ -89,15 +89,13 @@ def sweep(s: Schedule, n_bytes: int) -> Generated:
     return k.generated(n_tiles * n_pages * _PAGE)
 
 
-def touch(name: str, buffers: Sequence[Param], s: Schedule) -> Generated:
+def touch(buffers: Sequence[Param], s: Schedule) -> Generated:
     """A kernel that reads a value of each line of some buffers: behind it, caches hold of them what they do when other
-    kernels have just made them.
+    kernels have just made them. Its name says all of it.
     """
     n_tiles = max(-(-p.n // _PAGE) for p in buffers)
-    sums = Param("sums", n_tiles, written=True)
-    with tile_kernel(
-        name, [sums, *(replace(p, written=False, read=True) for p in buffers)], n_tiles, s.group_size
-    ) as k:
+    params = [Param("sums", n_tiles, written=True), *(replace(p, written=False, read=True) for p in buffers)]
+    with tile_kernel("_".join(["touch", *(f"{p.dtype}x{p.n}" for p in buffers)]), params, n_tiles, s.group_size) as k:
         total = local(1)
         T.buffer_store(total, T.float32(0), [0])
         for param, buffer in zip(buffers, k.buffers[1:], strict=True):
@@ -167,7 +165,8 @@ class _Plan:
         self.target = target
         kernels = [kernel for trial in trials for kernel in [*trial.before, *trial.kernels]]
         kernels += [between] if between else []
-        self.code: Code = backend(target).compile(kernels, target, lambda _: None)
+        by_name = {kernel.name: kernel for kernel in kernels}  # trials are touched alike
+        self.code: Code = backend(target).compile(list(by_name.values()), target, lambda _: None)
         self.index: dict[tuple[int, str], int] = {}
         self.steps_of: list[tuple[int, int]] = []
         self.buffers: list[moss_file.Buffer] = []

@@ -177,7 +177,7 @@ class Measurer:
         if not near or not self.swept_bytes:
             return trial
         with COMPILING:
-            return replace(trial, before=[touch(f"{prefix}near", near, subject.schedule)])
+            return replace(trial, before=[touch(near, subject.schedule)])
 
     @contextlib.contextmanager
     def _bench(self, subject: Subject, trials: Sequence[Trial], choices: Sequence[Choice]) -> Iterator[Bench]:

@@ -121,7 +121,7 @@ def test_all_is_swept(row):
 def test_all_is_touched(row):
     """A value of each line, and a buffer's last one for each line that a longer one has beyond it."""
     schedule = backend(row.resolved).schedule(row.resolved)
-    kernel = touch("touch", [Param("many", 3000), Param("few", 20, "int32")], schedule)
+    kernel = touch([Param("many", 3000), Param("few", 20, "int32")], schedule)
     sums, many, few = (np.zeros(p.n, p.dtype) for p in kernel.params)
     many[::16], many[-1], few[0], few[-1] = 1, 1, 1000, 10_000
     OneKernel([kernel], row.resolved, device=row.device).run(sums, many, few)
