@@ -2,14 +2,15 @@
 
 #include "clock.h"
 
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -19,17 +20,19 @@
 enum { WORKER_SPIN_NS = 100000, OWNER_SPIN_NS = 30000, PAUSES_PER_CLOCK = 16 };
 
 /* Where another process takes a core, a worker or the owner is pushed off every few ms, mostly inside a chunk, and all
- * others wait as long for it: together they are slower than the owner alone. So a worker rests when it was that late,
- * or had to wait that long between two steps: then the owner has a core for itself. It rests twice as long as the last
- * time if that was less than 8 rests ago. What is over sooner was one of the system's own threads. */
-enum { LATE_NS = 500000, REST_LEAST_NS = 32000000, REST_MOST_NS = 256000000, REST_MEMORY = 8 };
+ * others wait as long for it: together they are slower than the owner alone. So a worker rests, which leaves a core to
+ * the others. But an idle system's own threads do the same a few times a second, for some ms, and there a rest
+ * would cost more than it saves. So the time that a worker lacks a core (the first: that it or the owner does) fills a
+ * bucket, which leaks an eighth of the time that passes. It rests when that is full, twice as long as the last time if
+ * it has not been empty since. */
+enum { FULL_NS = 8000000, LEAK = 8, LOOK_NS = 2000000, REST_LEAST_NS = 32000000, REST_MOST_NS = 256000000 };
 
 struct mn_pool {
     /* sequence << 32 | chunks of the step << 16 | next chunk. fetch_add(1) claims a chunk, and the value that it
      * returns says by itself whether there was one to claim: a stale look can never become a wrong claim. */
     _Alignas(64) _Atomic uint64_t claim;
     _Alignas(64) _Atomic uint32_t done;     /* chunks of this step that workers have finished; futex of the owner */
-    _Atomic uint64_t asleep_since;          /* of the owner's wait for them, when it went to sleep; 0: it did not */
+    _Atomic uint32_t owner_sleeps;          /* until they are */
     _Alignas(64) _Atomic uint32_t sleepers; /* workers that went to sleep since the last alarm */
     _Atomic uint32_t alarm;                 /* futex of the workers */
     _Atomic uint32_t stop;                  /* futex of the workers that rest */
@@ -38,9 +41,15 @@ struct mn_pool {
     uint32_t first_sequence;
     uint32_t sequence;
     uint32_t n_workers;
+    _Atomic uint32_t n_started; /* workers */
+    _Atomic pid_t owner;        /* the thread of the last run */
     pid_t process;
     pthread_t workers[];
 };
+
+static pid_t this_thread(void) {
+    return (pid_t)syscall(SYS_gettid);
+}
 
 /* At most for `most_ns`; 0: without limit. */
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t most_ns) {
@@ -99,69 +108,82 @@ static bool run_chunk(mn_pool *pool) {
     return true;
 }
 
-/* Waits for work, a while awake, then asleep; how long asleep. The order of the two accesses on either side (here:
- * sleepers, claim; in `publish`: claim, sleepers) is what no alarm can slip through. */
-static uint64_t await_work(mn_pool *pool) {
+/* Waits for work, a while awake, then asleep; whether it went to sleep. The order of the two accesses on either side
+ * (here: sleepers, claim; in `publish`: claim, sleepers) is what no alarm can slip through. */
+static bool await_work(mn_pool *pool) {
     wait w = {0};
-    uint64_t asleep_since = 0;
+    bool slept = false;
     while (!work_is_out(pool) && !atomic_load(&pool->stop)) {
         if (spin(&w, WORKER_SPIN_NS)) continue;
-        if (!asleep_since) asleep_since = mn_clock_ns();
         uint32_t alarm = atomic_load(&pool->alarm);
         atomic_fetch_add(&pool->sleepers, 1);
         if (!work_is_out(pool) && !atomic_load(&pool->stop)) futex_wait(&pool->alarm, alarm, 0);
         w = (wait){0};
+        slept = true;
     }
-    return asleep_since ? mn_clock_ns() - asleep_since : 0;
+    return slept;
 }
 
-/* How long a worker rests, and when it did. */
+/* How long a thread of this process has been ready to run without a core, in all; 0 where the system does not say. */
+static uint64_t lacked_core_ns(pid_t thread) {
+    char path[40], text[80] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%d/schedstat", (int)thread);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    char *behind_run_time;
+    return n > 0 && strtoull(text, &behind_run_time, 10) ? strtoull(behind_run_time, NULL, 10) : 0;
+}
+
 typedef struct contention {
-    uint64_t rest_ns, rested_until;
+    bool watches_owner;
+    uint64_t looked_ns, lacked_ns; /* when, and what was lacked by then */
+    uint64_t bucket_ns, rest_ns;
 } contention;
 
-static void rest(mn_pool *pool, contention *c) {
-    uint64_t since = mn_clock_ns() - c->rested_until;
-    if (since > REST_MEMORY * c->rest_ns)
-        c->rest_ns = REST_LEAST_NS;
-    else if (c->rest_ns < REST_MOST_NS)
-        c->rest_ns *= 2;
-    futex_wait(&pool->stop, 0, c->rest_ns);
-    c->rested_until = mn_clock_ns();
+static void look(mn_pool *pool, contention *c, uint64_t now) {
+    c->looked_ns = now;
+    c->lacked_ns = lacked_core_ns(this_thread());
+    if (c->watches_owner) c->lacked_ns += lacked_core_ns(pool->owner);
 }
 
-/* Whether this thread was pushed off its core since `switches`, which is brought up to date. */
-static bool pushed_off(long *switches) {
-    struct rusage usage;
-    if (getrusage(RUSAGE_THREAD, &usage)) return false;
-    bool was = usage.ru_nivcsw != *switches;
-    *switches = usage.ru_nivcsw;
-    return was;
+/* Called where somebody had to wait. */
+static void rest_if_contended(mn_pool *pool, contention *c) {
+    contention last = *c;
+    uint64_t now = mn_clock_ns(), passed = now - last.looked_ns;
+    if (passed < LOOK_NS) return;
+    look(pool, c, now);
+    /* The first look, or one at another owner. */
+    if (!last.lacked_ns || c->lacked_ns < last.lacked_ns) return;
+    c->bucket_ns += c->lacked_ns - last.lacked_ns;
+    c->bucket_ns -= c->bucket_ns < passed / LEAK ? c->bucket_ns : passed / LEAK;
+    if (!c->bucket_ns) c->rest_ns = 0;
+    if (c->bucket_ns < FULL_NS) return;
+    c->rest_ns = c->rest_ns ? c->rest_ns * 2 : REST_LEAST_NS;
+    if (c->rest_ns > REST_MOST_NS) c->rest_ns = REST_MOST_NS;
+    futex_wait(&pool->stop, 0, c->rest_ns);
+    /* Nearly full: after a rest, what did not pass is noticed at once. */
+    c->bucket_ns = FULL_NS - FULL_NS / 4;
+    look(pool, c, mn_clock_ns());
 }
 
 static void *work(void *argument) {
     mn_pool *pool = argument;
-    contention state = {0};
-    long switches = 0;
-    uint64_t waited_ns = 0;
-    uint32_t last_run = UINT32_MAX;
+    contention state = {.watches_owner = !atomic_fetch_add(&pool->n_started, 1)};
+    bool waited = false;
     while (!atomic_load(&pool->stop)) {
         if (!run_chunk(pool)) {
-            waited_ns = await_work(pool);
+            waited = await_work(pool);
             continue;
         }
-        /* While the chunk is not counted as done, the run cannot end. */
-        uint32_t run = pool->first_sequence;
-        bool owner_late = run == last_run && waited_ns >= LATE_NS, late = false;
-        last_run = run;
-        waited_ns = 0;
         atomic_fetch_add(&pool->done, 1);
-        uint64_t since = atomic_load(&pool->asleep_since);
-        if (since) {
+        if (atomic_load(&pool->owner_sleeps)) {
             futex_wake(&pool->done, 1);
-            late = mn_clock_ns() - since >= LATE_NS && pushed_off(&switches);
+            waited = true;
         }
-        if (owner_late || late) rest(pool, &state);
+        if (waited) rest_if_contended(pool, &state);
+        waited = false;
     }
     return NULL;
 }
@@ -182,10 +204,10 @@ static void await_done(mn_pool *pool, uint32_t n) {
     wait w = {0};
     while (atomic_load(&pool->done) < n) {
         if (spin(&w, OWNER_SPIN_NS)) continue;
-        atomic_store(&pool->asleep_since, mn_clock_ns());
+        atomic_store(&pool->owner_sleeps, 1);
         for (uint32_t done; (done = atomic_load(&pool->done)) < n;)
             futex_wait(&pool->done, done, 0);
-        atomic_store(&pool->asleep_since, 0);
+        atomic_store(&pool->owner_sleeps, 0);
     }
 }
 
@@ -193,6 +215,7 @@ void mn_pool_run(mn_pool *pool, const mn_job *job) {
     uint32_t first_sequence = pool->sequence;
     pool->job = job;
     pool->first_sequence = first_sequence;
+    pool->owner = this_thread();
     for (uint32_t step = 0; step < job->n_steps; step++) {
         uint32_t n_chunks = job->n_chunks[step], mine = 0;
         if (n_chunks == 1 || !pool->n_workers) {
