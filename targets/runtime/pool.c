@@ -14,10 +14,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* A wake-up costs 5 to 70 us, the gap between two steps of a token far less and the gap between two tokens (sampling,
- * printing) about 100: workers wait that long before they sleep. The owner waits less: when a chunk is late, its worker
- * has most likely lost its core, and an owner that sleeps makes room for it. */
-enum { WORKER_SPIN_NS = 100000, OWNER_SPIN_NS = 30000, PAUSES_PER_CLOCK = 16 };
+/* A wake-up costs 5 to 70 us, and several ms where the system wakes the thread on the core of another one of these. The
+ * gap between two steps is far shorter, that between two tokens (sampling, printing, an application's Python) some 100
+ * us: everybody waits awake for longer than that. */
+enum { SPIN_NS = 1000000, PAUSES_PER_CLOCK = 16 };
 
 /* Where another process takes a core, a worker or the owner is pushed off every few ms, mostly inside a chunk, and all
  * others wait as long for it: together they are slower than the owner alone. So a worker rests, which leaves a core to
@@ -74,13 +74,13 @@ typedef struct wait {
     uint64_t since;
 } wait;
 
-/* A pause in a waiting loop; false when `budget_ns` have passed since about the first. */
-static bool spin(wait *w, uint64_t budget_ns) {
+/* A pause in a waiting loop; false when SPIN_NS have passed since about the first. */
+static bool spin(wait *w) {
     relax();
     if (w->pauses++ % PAUSES_PER_CLOCK) return true;
     uint64_t now = mn_clock_ns();
     if (!w->since) w->since = now;
-    return now - w->since < budget_ns;
+    return now - w->since < SPIN_NS;
 }
 
 static uint32_t word_chunks(uint64_t word) {
@@ -114,7 +114,7 @@ static bool await_work(mn_pool *pool) {
     wait w = {0};
     bool slept = false;
     while (!work_is_out(pool) && !atomic_load(&pool->stop)) {
-        if (spin(&w, WORKER_SPIN_NS)) continue;
+        if (spin(&w)) continue;
         uint32_t alarm = atomic_load(&pool->alarm);
         atomic_fetch_add(&pool->sleepers, 1);
         if (!work_is_out(pool) && !atomic_load(&pool->stop)) futex_wait(&pool->alarm, alarm, 0);
@@ -203,7 +203,7 @@ static void publish(mn_pool *pool, uint32_t sequence, uint32_t n_chunks) {
 static void await_done(mn_pool *pool, uint32_t n) {
     wait w = {0};
     while (atomic_load(&pool->done) < n) {
-        if (spin(&w, OWNER_SPIN_NS)) continue;
+        if (spin(&w)) continue;
         atomic_store(&pool->owner_sleeps, 1);
         for (uint32_t done; (done = atomic_load(&pool->done)) < n;)
             futex_wait(&pool->done, done, 0);
