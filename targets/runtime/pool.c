@@ -127,13 +127,13 @@ static bool await_work(mn_pool *pool) {
 /* How long a thread of this process has been ready to run without a core, in all; 0 where the system does not say. */
 static uint64_t lacked_core_ns(pid_t thread) {
     char path[40], text[80] = "";
+    unsigned long long lacked_ns;
     snprintf(path, sizeof path, "/proc/self/task/%d/schedstat", (int)thread);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return 0;
     ssize_t n = read(fd, text, sizeof text - 1);
     close(fd);
-    char *behind_run_time;
-    return n > 0 && strtoull(text, &behind_run_time, 10) ? strtoull(behind_run_time, NULL, 10) : 0;
+    return n > 0 && sscanf(text, "%*s %llu", &lacked_ns) == 1 ? lacked_ns : 0;
 }
 
 typedef struct contention {

@@ -51,11 +51,11 @@
     CONSTANT(SIG_BLOCK, 0)                                                                                             \
     CONSTANT(SIG_SETMASK, 2)                                                                                           \
     CONSTANT(CLOCK_MONOTONIC, 1)                                                                                       \
-    CONSTANT(RUSAGE_THREAD, 1)                                                                                         \
     CONSTANT(AT_PAGESZ, 6)                                                                                             \
     CONSTANT(AT_HWCAP, 16)                                                                                             \
     CONSTANT(AT_HWCAP2, 26)                                                                                            \
     CONSTANT(SYS_futex, 98)                                                                                            \
+    CONSTANT(SYS_gettid, 178)                                                                                          \
     CONSTANT(FUTEX_WAIT_PRIVATE, 128)                                                                                  \
     CONSTANT(FUTEX_WAKE_PRIVATE, 129)                                                                                  \
     CONSTANT(RTLD_LOCAL, 0)                                                                                            \
@@ -77,7 +77,6 @@ typedef void (*bionic_sighandler)(int);
     SIZE(struct timespec, 16)                                                                                          \
     SIZE(struct stat, 128)                                                                                             \
     SIZE(struct pollfd, 8)                                                                                             \
-    SIZE(struct rusage, 144)                                                                                           \
     SIZE(cpu_set_t, 128)
 
 /* struct, field, its type, offset */
@@ -88,8 +87,7 @@ typedef void (*bionic_sighandler)(int);
     FIELD(stat, st_size, off_t, 48)                                                                                    \
     FIELD(pollfd, fd, int, 0)                                                                                          \
     FIELD(pollfd, events, short, 4)                                                                                    \
-    FIELD(pollfd, revents, short, 6)                                                                                   \
-    FIELD(rusage, ru_nivcsw, long, 136)
+    FIELD(pollfd, revents, short, 6)
 
 /* result, name, arguments: what compilers call of their own accord, printf and its like being replaced by others */
 #define BIONIC_COMPILED_FUNCTIONS(FUNCTION)                                                                            \
@@ -188,8 +186,7 @@ typedef void (*bionic_sighandler)(int);
 
 #define BIONIC_OWN_FUNCTIONS(FUNCTION)                                                                                 \
     FUNCTION(int *, __errno, (void))                                                                                   \
-    FUNCTION(void, _exit, (int))                                                                                       \
-    FUNCTION(int, getrusage, (int, struct rusage *))
+    FUNCTION(void, _exit, (int))
 
 /* In no public header: what a compiler calls, and what an executable starts with. */
 #define BIONIC_HIDDEN_FUNCTIONS(FUNCTION)                                                                              \
@@ -254,11 +251,6 @@ struct pollfd {
     int fd;
     short events;
     short revents;
-};
-
-struct rusage {
-    long before[17];
-    long ru_nivcsw;
 };
 
 #define BIONIC_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type);
