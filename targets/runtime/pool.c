@@ -138,6 +138,7 @@ static uint64_t lacked_core_ns(pid_t thread) {
 
 typedef struct contention {
     bool watches_owner;
+    pid_t owner;                   /* of the last look, if it is watched */
     uint64_t looked_ns, lacked_ns; /* when, and what was lacked by then */
     uint64_t bucket_ns, rest_ns;
 } contention;
@@ -145,7 +146,9 @@ typedef struct contention {
 static void look(mn_pool *pool, contention *c, uint64_t now) {
     c->looked_ns = now;
     c->lacked_ns = lacked_core_ns(this_thread());
-    if (c->watches_owner) c->lacked_ns += lacked_core_ns(pool->owner);
+    if (!c->watches_owner) return;
+    c->owner = pool->owner;
+    c->lacked_ns += lacked_core_ns(c->owner);
 }
 
 /* Called where somebody had to wait. */
@@ -154,8 +157,8 @@ static void rest_if_contended(mn_pool *pool, contention *c) {
     uint64_t now = mn_clock_ns(), passed = now - last.looked_ns;
     if (passed < LOOK_NS) return;
     look(pool, c, now);
-    /* The first look, or one at another owner. */
-    if (!last.lacked_ns || c->lacked_ns < last.lacked_ns) return;
+    /* The first look, or one at another thread, whose number may be that of one that has ended. */
+    if (!last.looked_ns || c->owner != last.owner || c->lacked_ns < last.lacked_ns) return;
     c->bucket_ns += c->lacked_ns - last.lacked_ns;
     c->bucket_ns -= c->bucket_ns < passed / LEAK ? c->bucket_ns : passed / LEAK;
     if (!c->bucket_ns) c->rest_ns = 0;
@@ -215,7 +218,7 @@ void mn_pool_run(mn_pool *pool, const mn_job *job) {
     uint32_t first_sequence = pool->sequence;
     pool->job = job;
     pool->first_sequence = first_sequence;
-    pool->owner = this_thread();
+    if (pool->n_workers) pool->owner = this_thread();
     for (uint32_t step = 0; step < job->n_steps; step++) {
         uint32_t n_chunks = job->n_chunks[step], mine = 0;
         if (n_chunks == 1 || !pool->n_workers) {
